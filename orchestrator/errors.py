@@ -3,6 +3,7 @@
     MpscapeError
     ├── SpecError             the sweep file is wrong               exit 2
     ├── StoreError            the store cannot be used              exit 2
+    │   ├── NoStore           there is none at that place         exit 2
     │   └── SchemaTooNew      written by a newer release            exit 2
     ├── ModelError            unknown model or unusable config      exit 2
     ├── ClusterError          no cluster, or no such GPU in it      exit 3
@@ -42,6 +43,10 @@ class StoreError(MpscapeError):
     """The store cannot be read or written."""
 
     exit_status = EXIT_BAD_INPUT
+
+
+class NoStore(StoreError):
+    """There is no store at that place, and none was to be made."""
 
 
 class SchemaTooNew(StoreError):

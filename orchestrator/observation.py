@@ -77,7 +77,7 @@ class GpuFacts:
     power_capped_share: float | None = None
     thermal_capped_share: float | None = None
     memory_used_bytes: int | None = None
-    foreign_pids: tuple[int, ...] = ()
+    foreign_pids: tuple[int, ...] | None = ()  # None: the process list does not show even our own
 
 
 @dataclass(frozen=True, slots=True)

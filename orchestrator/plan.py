@@ -1,21 +1,30 @@
-"""Repeats grouped into blocks: one GPU, one model, one set of boots; what fits in memory and how long it takes."""
+"""Repeats grouped into blocks: one GPU, one model, one set of boots; what fits in memory and how long it takes.
+
+A block loads the engines of all its arms side by side where the largest of its cells leaves room for that
+(`resident`); cells that are too large for it go into a block of their own that boots one arm after another (`alone`).
+An arm that does not fit even alone is left out of its block and comes back as skipped, with the arithmetic.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from orchestrator.trial import Arm, Backend, Repeat
+from orchestrator.gpus import KINDS, GpuKind
+from orchestrator.memory import GIB, USABLE_SHARE, EngineMemory, EngineSizing, engine_memory, size_engine
+from orchestrator.trial import Arm, Backend, Cell, Repeat, canonical_json, fingerprint
+from workloads.architecture import Architecture
+from workloads.catalogue import load_model
+
+# Boot of a set of engines that start in parallel, warm caches, on an H200: 27 to 58 s (vLLM 0.25.1).
+BOOT_S = 40.0
+# Between two windows: abort, settle, hand over.
+HANDOVER_S = 0.6
 
 
-@dataclass(frozen=True, slots=True)
-class EngineSizing:
-    """What one engine of an arm is started with, sized so that KV never binds in any cell of the block."""
-
-    kv_bytes: int
-    max_model_len_tokens: int
-    max_num_seqs: int
+Residency = Literal["resident", "alone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +32,7 @@ class Block:
     """Repeats of one model that share their boots on one GPU.
 
     residency: `resident` loads the engines of every arm at once; `alone` boots and measures one arm after another.
-    sizing: by arm name. expected_gpu_s: what the plan thinks it costs.
+    sizing, memory: of one engine, by arm name. expected_gpu_s: what the plan thinks it costs, boots included.
     """
 
     block_id: str
@@ -33,6 +42,145 @@ class Block:
     engine_args: Mapping[str, Any]
     arms: tuple[Arm, ...]
     repeats: tuple[Repeat, ...]
-    residency: Literal["resident", "alone"]
+    residency: Residency
     sizing: Mapping[str, EngineSizing]
+    memory: Mapping[str, EngineMemory]
     expected_gpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """An arm that cannot be measured in a repeat, and why."""
+
+    repeat: Repeat
+    arm: Arm
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Blocks to run, in order, and what was left out of them."""
+
+    blocks: tuple[Block, ...]
+    skips: tuple[Skip, ...]
+    usable_bytes: int
+
+    @property
+    def expected_gpu_s(self) -> float:
+        return sum(block.expected_gpu_s for block in self.blocks)
+
+
+def plan(repeats: Iterable[Repeat], gpu: GpuKind) -> Plan:
+    """Group `repeats` into blocks for GPUs of kind `gpu`. Raises ModelError for a model that is not known."""
+    usable = int(gpu.memory_bytes * USABLE_SHARE)
+    groups: dict[str, list[Repeat]] = defaultdict(list)
+    for repeat in repeats:
+        groups[_boot_key(repeat)].append(repeat)
+    blocks: list[Block] = []
+    skips: list[Skip] = []
+    for group in groups.values():
+        made, left_out = _blocks_of(group, load_model(group[0].cell.model), usable)
+        blocks += made
+        skips += left_out
+    return Plan(tuple(blocks), tuple(skips), usable)
+
+
+def _boot_key(repeat: Repeat) -> str:
+    """Repeats with the same key can share one set of boots."""
+    decode = repeat.cell.workload.kind == "decode"
+    cell = repeat.cell
+    return canonical_json(
+        [repeat.number, repeat.backend, cell.gpu_kind, cell.model, decode, repeat.engine_args, list(repeat.arms)]
+    )
+
+
+def _blocks_of(group: Sequence[Repeat], model: Architecture, usable: int) -> tuple[list[Block], list[Skip]]:
+    together: list[Repeat] = []
+    apart: list[Repeat] = []
+    skips: list[Skip] = []
+    for repeat in group:
+        need = {arm.name: _arm_bytes(arm, [repeat.cell], model, repeat.engine_args) for arm in repeat.arms}
+        too_large = [arm for arm in repeat.arms if need[arm.name] > usable]
+        skips += [Skip(repeat, arm, _too_large(arm, repeat.cell, need[arm.name], usable)) for arm in too_large]
+        if not too_large and sum(need.values()) <= usable:
+            together.append(repeat)
+        elif len(too_large) < len(repeat.arms):
+            apart.append(repeat)
+    # Cells that fit one by one may not fit as one block, because each arm is sized for its own largest cell.
+    together.sort(key=lambda repeat: _footprint(repeat, model))
+    while together and _resident_bytes(together, model) > usable:
+        apart.append(together.pop())
+    order = {repeat.repeat_id: index for index, repeat in enumerate(group)}
+    kinds: tuple[tuple[list[Repeat], Residency], ...] = ((together, "resident"), (apart, "alone"))
+    blocks = [
+        _block(sorted(members, key=lambda repeat: order[repeat.repeat_id]), residency, model, usable)
+        for members, residency in kinds
+        if members
+    ]
+    return blocks, skips
+
+
+def _block(repeats: Sequence[Repeat], residency: Residency, model: Architecture, usable: int) -> Block:
+    first = repeats[0]
+    sizing: dict[str, EngineSizing] = {}
+    memory: dict[str, EngineMemory] = {}
+    for arm in first.arms:
+        cells = [
+            repeat.cell for repeat in repeats if _arm_bytes(arm, [repeat.cell], model, first.engine_args) <= usable
+        ]
+        if cells:
+            sizing[arm.name] = size_engine(arm, cells, model, first.engine_args)
+            memory[arm.name] = engine_memory(arm, sizing[arm.name], model, first.engine_args)
+    arms = tuple(arm for arm in first.arms if arm.name in sizing)
+    boots = 1 if residency == "resident" else len(arms)
+    windows_s = sum(expected_repeat_s(repeat) for repeat in repeats)
+    return Block(
+        block_id=fingerprint([repeat.repeat_id for repeat in repeats]),
+        backend=first.backend,
+        gpu_kind=first.cell.gpu_kind,
+        model=first.cell.model,
+        engine_args=first.engine_args,
+        arms=arms,
+        repeats=tuple(repeats),
+        residency=residency,
+        sizing=sizing,
+        memory=memory,
+        expected_gpu_s=boots * BOOT_S + windows_s,
+    )
+
+
+def expected_repeat_s(repeat: Repeat) -> float:
+    """GPU seconds of one repeat if every arm takes its fewest windows at their shortest length, one pilot each."""
+    look = repeat.measurement
+    return len(repeat.arms) * (look.min_windows + 1) * (look.window_s + look.warmup_s + HANDOVER_S)
+
+
+def _arm_bytes(arm: Arm, cells: Sequence[Cell], model: Architecture, engine_args: Mapping[str, Any]) -> int:
+    sizing = size_engine(arm, cells, model, engine_args)
+    return arm.engines * engine_memory(arm, sizing, model, engine_args).total
+
+
+def _footprint(repeat: Repeat, model: Architecture) -> int:
+    return sum(_arm_bytes(arm, [repeat.cell], model, repeat.engine_args) for arm in repeat.arms)
+
+
+def _resident_bytes(repeats: Sequence[Repeat], model: Architecture) -> int:
+    first = repeats[0]
+    cells = [repeat.cell for repeat in repeats]
+    return sum(_arm_bytes(arm, cells, model, first.engine_args) for arm in first.arms)
+
+
+def _too_large(arm: Arm, cell: Cell, need: int, usable: int) -> str:
+    return (
+        f"{arm.engines} engine(s) of {cell.model} with KV for {cell.concurrency} requests of "
+        f"{cell.workload.prompt_tokens}+{cell.workload.output_tokens} tokens need {need / GIB:.1f} GiB, "
+        f"{usable / GIB:.1f} GiB of a {cell.gpu_kind} are usable"
+    )
+
+
+def gpu_kind(name: str) -> GpuKind:
+    """The data sheet of a GPU kind by label or by the name that NVML gives (`NVIDIA H200`). KeyError if unknown."""
+    for kind in KINDS.values():
+        if kind.name == name or kind.name in name.split() or any(p.startswith(kind.name) for p in name.split()):
+            return kind
+    raise KeyError(name)

@@ -15,8 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal
 
 Backend = Literal["vllm", "vllm-cpu", "simulated"]
@@ -115,7 +116,7 @@ class Cell:
     concurrency: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: the id is kept beside the fields, once computed
 class Repeat:
     """All arms of one cell, measured once in one set of boots. `arms[0]` is the baseline."""
 
@@ -131,7 +132,7 @@ class Repeat:
     def baseline(self) -> Arm:
         return self.arms[0]
 
-    @property
+    @cached_property
     def repeat_id(self) -> str:
         return fingerprint(self)
 
@@ -163,14 +164,21 @@ def canonical_json(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if hasattr(value, "__dataclass_fields__"):
-        return _plain(asdict(value))
-    if isinstance(value, Mapping):
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    # Not asdict, which copies deeply: a large sweep has 100,000 ids to make.
+    if hasattr(kind, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in kind.__dataclass_fields__}
+    if kind is dict or isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise TypeError(f"only text keys have a canonical form: {list(value)!r}")
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if value is None or isinstance(value, str | bool | int | float):
+    if isinstance(value, str | int | float):
         return value
-    raise TypeError(f"no canonical form for {type(value).__name__}: {value!r}")
+    raise TypeError(f"no canonical form for {kind.__name__}: {value!r}")
+
+
+_ATOMS = frozenset((str, int, float, bool, type(None)))

@@ -1,0 +1,118 @@
+"""The store's frames as figures want them: windows joined to their trials, sweeps cut into scenes, models in order.
+
+A scene is what one figure may show: one sweep, one backend, one GPU, one kind of load, one concurrency. Predictions and
+measurements therefore never share an axis.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from dashboards import theme
+
+SCENE = ["sweep", "backend", "gpu_name", "kind", "concurrency"]
+CELL = ["sweep", "backend", "gpu_name", "model", "kind", "prompt_tokens", "output_tokens", "concurrency"]
+SHARING_ORDER = {"single": 0, "timesliced": 1, "mps": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """`output_tokens` is None unless one model and context were run with several output lengths."""
+
+    sweep: str
+    backend: str
+    gpu_name: str
+    kind: str
+    concurrency: int
+    output_tokens: int | None = None
+
+    @property
+    def simulated(self) -> bool:
+        return self.backend == "simulated"
+
+    @property
+    def label(self) -> str:
+        words = [self.gpu_name, f"{self.kind} load", f"{self.concurrency:,} requests in flight"]
+        if self.output_tokens is not None:
+            words.append(f"{self.output_tokens:,} output tokens")
+        return " · ".join(words)
+
+    def of(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The rows of `frame` that belong to this scene."""
+        keep = [pl.col(name) == getattr(self, name) for name in SCENE]
+        if self.output_tokens is not None:
+            keep.append(pl.col("output_tokens") == self.output_tokens)
+        return frame.filter(*keep)
+
+
+def scenes(frame: pl.DataFrame) -> list[Scene]:
+    """The scenes of a frame with the columns of a cell, in the order: sweep, backend, GPU, kind, concurrency."""
+    cuts = []
+    for key, rows in frame.drop_nulls(SCENE).partition_by(SCENE, as_dict=True).items():
+        lengths = rows.group_by("model", "prompt_tokens").agg(pl.col("output_tokens").n_unique())["output_tokens"].max()
+        several = rows["output_tokens"].unique().sort().to_list() if lengths != 1 else [None]
+        cuts += [Scene(*key, output_tokens=length) for length in several]
+    return sorted(cuts, key=lambda s: (s.sweep, s.backend, s.gpu_name, s.kind, s.concurrency, s.output_tokens or 0))
+
+
+def measured(trials: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
+    """One row a window with its trial's columns, plus `rate` in tokens/s.
+
+    `rate` counts output tokens, and prompt tokens where `kind` is `prefill`, whose requests have one output token.
+    The workload's lengths keep their names; the window's own counts become `tokens_out` and `tokens_in`.
+    """
+    asked = ["trial_id", "attempt_id", "repeat", "arm", "baseline", "sharing", "engines", *CELL]
+    counted = windows.rename({"output_tokens": "tokens_out", "prompt_tokens": "tokens_in"})
+    credited = pl.when(pl.col("kind") == "prefill").then("tokens_in").otherwise("tokens_out")
+    return (
+        counted.join(trials.select(asked), on=["trial_id", "attempt_id"], how="inner")
+        .with_columns(rate=credited / pl.col("duration_s"))
+        .sort(*CELL, "repeat", "order_index")
+    )
+
+
+def arms(frame: pl.DataFrame) -> dict[str, str]:
+    """Arm name to sharing mode, the baseline's family first: single, time-sliced, MPS; then by engines and name."""
+    rows = frame.select("arm", "sharing", "engines").unique().rows()
+    ordered = sorted(rows, key=lambda row: (SHARING_ORDER[row[1]], row[2], row[0]))
+    return {arm: sharing for arm, sharing, _ in ordered}
+
+
+def model_order(models: Iterable[str], parameters: Mapping[str, int] | None = None) -> list[str]:
+    """Smallest first. A model that `parameters` lacks is placed by the size in its name (`-0.5B`, `270m`), else last."""
+    known = parameters or {}
+
+    def size(model: str) -> float:
+        if model in known:
+            return known[model]
+        written = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)([bm])(?![a-z])", model.lower())
+        return float(written[1]) * {"b": 1e9, "m": 1e6}[written[2]] if written else float("inf")
+
+    return sorted(set(models), key=lambda model: (size(model), model))
+
+
+def model_labels(models: Iterable[str]) -> dict[str, str]:
+    """Names without their organisation, unless that would make two of them one."""
+    names = list(models)
+    short = {name: name.rsplit("/", 1)[-1] for name in names}
+    return short if len(set(short.values())) == len(set(names)) else {name: name for name in names}
+
+
+def cell_label(row: Mapping[str, object]) -> str:
+    """`Qwen2.5-0.5B, 2k context`."""
+    return f"{str(row['model']).rsplit('/', 1)[-1]}, {theme.tokens(int(str(row['prompt_tokens'])))} context"
+
+
+def one_backend(frame: pl.DataFrame) -> bool:
+    """Whether the frame's one backend is `simulated`.
+
+    Raises ValueError where backends are mixed: a prediction and a measurement have no picture in common.
+    """
+    backends = frame["backend"].unique().to_list()
+    if len(backends) > 1:
+        raise ValueError(f"one backend a figure, not {sorted(backends)}: filter the frame by scene first")
+    return backends == ["simulated"]

@@ -1,0 +1,152 @@
+"""How things look: colours that survive colour blindness and both page backgrounds, and words for numbers.
+
+Traces take their colours from here, of middle luminance, so that a figure reads on white and on near-black alike; what
+must differ (text, grid, the diverging scale's middle) comes from the template, which a page may swap at run time.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+
+import plotly.graph_objects as go
+
+SIMULATED = "SIMULATED — a prediction, not a measurement"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+MINUS, NBSP = "\u2212", "\u00a0"
+
+# Blue for a gain, orange for a loss: apart for all common colour-vision deficiencies (Okabe and Ito, 2008).
+GAIN_LIGHT = ["#8f3a00", "#d97a2e", "#f4cfa8", "#f1f2f4", "#b4d3ee", "#3f8bca", "#0b4682"]
+GAIN_DARK = ["#ffb26b", "#c06f2c", "#6a4527", "#2b3038", "#284e72", "#3f83c2", "#8cc6ff"]
+
+SHARING_COLOURS = {
+    "single": ("#858c96", "#5f6670"),
+    "timesliced": ("#d9822b", "#b8622f", "#e0a458"),
+    "mps": ("#2f7fc4", "#1f9e89", "#8a6fc9", "#c25d92"),
+}
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "triangle-down")
+MODEL_COLOURS = ("#4477aa", "#22a0bd", "#2c8f45", "#b39800", "#e0696f", "#aa3f86", "#7d7f86", "#8c5a3c")  # after P. Tol
+BOUND_COLOURS = {
+    "engine_core": "#d9822b",
+    "frontend": "#e8b94a",
+    "gpu_compute": "#2f7fc4",
+    "gpu_memory": "#1f9e89",
+    "power": "#c25d92",
+    "kv": "#8a6fc9",
+    "unknown": "#9aa0a8",
+}
+BOUND_WORDS = {
+    "engine_core": "EngineCore CPU",
+    "frontend": "frontend CPU",
+    "gpu_compute": "GPU compute",
+    "gpu_memory": "GPU memory traffic",
+    "power": "power",
+    "kv": "KV space",
+    "unknown": "unknown",
+}
+VERDICT_MARKS = {"wins": "▲", "loses": "▼", "tie": "=", "undecided": "?"}
+METRIC_WORDS = {
+    "throughput": "throughput",
+    "ttft_p50": "TTFT p50",
+    "ttft_p99": "TTFT p99",
+    "tpot_p50": "TPOT p50",
+    "tpot_p99": "TPOT p99",
+    "e2e_p50": "latency p50",
+    "e2e_p99": "latency p99",
+}
+
+
+def _template(text: str, muted: str, grid: str, surface: str, scale: list[str]) -> go.layout.Template:
+    axis = {
+        "gridcolor": grid,
+        "zerolinecolor": grid,
+        "linecolor": muted,
+        "tickcolor": muted,
+        "ticks": "outside",
+        "ticklen": 4,
+        "automargin": True,
+        "title": {"standoff": 10, "font": {"size": 13}},
+    }
+    return go.layout.Template(
+        layout={
+            "font": {"family": FONT, "size": 13, "color": text},
+            "title": {"x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 15}},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "xaxis": axis,
+            "yaxis": axis,
+            "coloraxis": {"colorscale": [[i / (len(scale) - 1), colour] for i, colour in enumerate(scale)]},
+            "hoverlabel": {"bgcolor": surface, "bordercolor": muted, "font": {"family": FONT, "color": text}},
+            "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+            "shapedefaults": {"line": {"color": muted}},
+            "margin": {"l": 60, "r": 20, "t": 60, "b": 50},
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": muted, "activecolor": text},
+        }
+    )
+
+
+LIGHT = _template("#1d232b", "#5d6672", "#e3e6ea", "#ffffff", GAIN_LIGHT)
+DARK = _template("#e7eaee", "#9aa4b1", "#2f353d", "#1b2027", GAIN_DARK)
+
+
+def figure(title: str, height: int, summary: str, simulated: bool) -> go.Figure:
+    """An empty figure in the house style. `summary` is its text alternative, kept in `layout.meta["summary"]`."""
+    fig = go.Figure()
+    fig.update_layout(template=LIGHT, height=height, meta={"summary": summary, "simulated": simulated})
+    words = title
+    if simulated:
+        words += f"<br><span style='font-size:11px;color:#c2690c'><b>{SIMULATED}</b></span>"
+        fig.layout.meta["summary"] = f"{SIMULATED}. {summary}"
+    fig.update_layout(title={"text": words, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 8}})
+    return fig
+
+
+def said(fig: go.Figure) -> str:
+    """The figure's text alternative."""
+    return str(fig.layout.meta["summary"])
+
+
+def nothing(title: str, why: str, simulated: bool = False) -> go.Figure:
+    """A figure that says in words why there is nothing to draw."""
+    fig = figure(title, 180, f"{title}: nothing to draw. {why}", simulated)
+    fig.update_xaxes(visible=False)
+    fig.update_yaxes(visible=False)
+    fig.add_annotation(text=html.escape(why), x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
+    return fig
+
+
+def percent(ratio: float, digits: int = 0) -> str:
+    """A ratio as a change: 1.42 -> `+42 %`. Below -99.5 % or above +1000 % the multiple is printed instead."""
+    if not math.isfinite(ratio):
+        return "n/a"
+    if ratio >= 11 or ratio < 0.005:
+        return f"×{ratio:.3g}"
+    change = round((ratio - 1) * 100, digits)
+    sign = MINUS if change < 0 else "+" if change > 0 else "±"
+    return f"{sign}{abs(change):.{digits}f}{NBSP}%"
+
+
+def interval(low: float | None, high: float | None, digits: int = 0) -> str:
+    """The interval of a ratio as changes in percent: `+38 … +46`; an open end prints as `?`."""
+    ends = [percent(end, digits).removesuffix(f"{NBSP}%") if _known(end) else "?" for end in (low, high)]
+    return " … ".join(ends)
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def tokens(count: int) -> str:
+    """A context length as people say it: 128, 1k, 16k; others in full."""
+    return f"{count // 1024}k" if count >= 1024 and count % 1024 == 0 else f"{count:,}"
+
+
+def arm_colours(sharing: dict[str, str]) -> dict[str, str]:
+    """A colour an arm, from the family of its sharing mode; `sharing` maps arm name to mode, in drawing order."""
+    used: dict[str, int] = {}
+    colours = {}
+    for arm, mode in sharing.items():
+        family = SHARING_COLOURS[mode]
+        colours[arm] = family[used.get(mode, 0) % len(family)]
+        used[mode] = used.get(mode, 0) + 1
+    return colours

@@ -1,0 +1,98 @@
+"""The Ray cluster of a sweep: the one that RAY_ADDRESS or a job names, else an embedded one on this machine.
+
+with connected() as cluster:
+    cluster.gpus           # {"H200": 8}: by Ray's label ray.io/accelerator-type
+    cluster.cpus
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import ClusterError
+
+ACCELERATOR_LABEL = "ray.io/accelerator-type"
+# Read by the raylet, so they bind only where we start it; a running cluster's workers are put right by the actor.
+RAYLET_ENVIRONMENT = {
+    "RAY_worker_niceness": "0",
+    "RAY_process_group_cleanup_enabled": "1",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What is there to ask for. gpus: how many by kind; address: None where the cluster is embedded."""
+
+    address: str | None
+    cpus: float
+    gpus: Mapping[str, int]
+    nodes: int
+
+    def __str__(self) -> str:
+        gpus = ", ".join(f"{count} x {kind}" for kind, count in sorted(self.gpus.items())) or "no GPU"
+        where = f"the cluster at {self.address}" if self.address else "an embedded cluster on this machine"
+        return f"{where}: {self.nodes} node(s), {self.cpus:g} CPU(s), {gpus}"
+
+
+@contextmanager
+def connected(quiet: bool = True) -> Iterator[Cluster]:
+    """Connect for the length of the block. Raises ClusterError when RAY_ADDRESS cannot be reached."""
+    address = os.environ.get("RAY_ADDRESS")
+    os.environ.update({key: os.environ.get(key, value) for key, value in RAYLET_ENVIRONMENT.items()})
+    if address and _token_available():
+        # Ray turns token authentication on by itself for a cluster that it starts or finds, never for an address that
+        # is named. A token does no harm at a cluster that asks for none.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    import ray
+
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            log_to_driver=not quiet,
+            logging_level="ERROR" if quiet else "INFO",
+            namespace="mpscape",
+        )
+    except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        raise ClusterError(
+            f"cannot connect to Ray at {address or 'local'}: {error}. If the cluster asks for a token, set "
+            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH; to run on this machine alone, unset RAY_ADDRESS"
+        ) from error
+    try:
+        yield _survey(address)
+    finally:
+        ray.shutdown()
+
+
+def _survey(address: str | None) -> Cluster:
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    gpus: Counter[str] = Counter()
+    for node in alive:
+        count = int(node["Resources"].get("GPU", 0))
+        if count:
+            gpus[node.get("Labels", {}).get(ACCELERATOR_LABEL, "unlabelled")] += count
+    return Cluster(
+        address=address,
+        cpus=sum(node["Resources"].get("CPU", 0.0) for node in alive),
+        gpus=dict(gpus),
+        nodes=len(alive),
+    )
+
+
+def _token_available() -> bool:
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or Path(path).is_file()
+
+
+def in_ray_job() -> bool:
+    """Whether this driver was started by `ray job submit`."""
+    return bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or os.environ.get("RAY_JOB_SUBMISSION_ID"))

@@ -1,0 +1,211 @@
+"""Paired log ratios of two arms: rounds -> boots -> one interval.
+
+The estimand is the ratio of mean rates over boots, the means being geometric: exp of the mean over boots of
+log(candidate's rate / baseline's rate). It is symmetric in the arms, multiplies exactly along single -> timesliced ->
+mps over the same rounds, and Student's interval is for it and for nothing else. The ratio of arithmetic means over
+boots is reported beside it.
+
+Windows of one round are seconds apart, so their difference of logs is free of what drifts slowly; a boot's contrast is
+the mean over its rounds. Boots are the independent units, with one contrast each: t over them asks nothing of the
+correlation within a boot, and boots of unequal variance leave it at or below its level, at every level up to 8.3 % (R.
+Ibragimov and U. K. Mueller, "t-statistic based correlation and heterogeneity robust inference", J. Business and
+Economic Statistics 28 (2010) 453-468). What windows scatter within boots serves as a floor only: no interval is
+narrower than that scatter allows, however well three boots happen to agree.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from orchestrator.sequential import ALPHA, critical_value
+from orchestrator.student import quantile
+
+# metric -> column of `windows`; a latency ratio below one is better
+LATENCIES = {
+    "ttft_p50": "ttft_p50_s",
+    "ttft_p99": "ttft_p99_s",
+    "tpot_p50": "tpot_p50_s",
+    "tpot_p99": "tpot_p99_s",
+    "e2e_p50": "e2e_p50_s",
+    "e2e_p99": "e2e_p99_s",
+}
+METRICS = ("throughput", *LATENCIES)
+CELL = ("sweep", "backend", "gpu_kind", "model", "kind", "prompt_tokens", "output_tokens", "concurrency", "residency")
+
+
+def numbered(trials: pl.DataFrame) -> pl.DataFrame:
+    """`trials` with `cell_id`, and with `residency` and `boot_id` filled where an arm never came up.
+
+    A cell is judged by residency apart: windows of engines that are alone and of resident ones are not one population.
+    """
+    residency = pl.col("residency").fill_null(pl.col("residency").drop_nulls().first().over("repeat_id"))
+    return (
+        trials.with_columns(residency.fill_null("resident"))
+        .with_columns(
+            cell_id=pl.struct(CELL).rank("dense"),
+            boot_id=pl.coalesce("boot_id", pl.format("{}/{}", "repeat_id", "arm")),
+        )
+        .sort("cell_id", "repeat", "repeat_id", "arm")
+    )
+
+
+def pairs(trials: pl.DataFrame) -> pl.DataFrame:
+    """Which arms are compared: (pair_id, cell_id, arm, baseline, part), from numbered trials.
+
+    Every arm against its repeat's baseline, and each mps(n) against the timesliced(n) with the same cores and engine
+    arguments. `part` names what the step isolates: `host_parallelism` (timesliced / single), `kernel_overlap`
+    (mps / timesliced), `mps_cost` (mps(1) / single), `gain` (mps(n) / single); null for any other pair.
+    """
+    setting = ["cell_id", "engines", "cores_per_engine", "pinned", "engine_args"]
+    arms = trials.group_by("cell_id", "arm", maintain_order=True).agg(
+        pl.col("sharing", *setting[1:]).first(), pl.col("baseline").drop_nulls().unique()
+    )
+    against = arms.explode("baseline", empty_as_null=True, keep_nulls=True).filter(pl.col("baseline") != pl.col("arm"))
+    sliced = arms.filter(sharing="timesliced").select(*setting, baseline=pl.col("arm"))
+    overlap = arms.filter(sharing="mps").drop("baseline").join(sliced, on=setting, nulls_equal=True)
+    shape = ["cell_id", "arm", "baseline", "sharing", "engines"]
+    reference = arms.select("cell_id", baseline="arm", against="sharing")
+    one, many = pl.col("against") == "single", pl.col("engines") > 1
+    part = (
+        pl.when(one & (pl.col("sharing") == "timesliced")).then(pl.lit("host_parallelism"))
+        .when(one & (pl.col("sharing") == "mps") & many).then(pl.lit("gain"))
+        .when(one & (pl.col("sharing") == "mps")).then(pl.lit("mps_cost"))
+        .when((pl.col("against") == "timesliced") & (pl.col("sharing") == "mps")).then(pl.lit("kernel_overlap"))
+    )  # fmt: skip
+    return (
+        pl.concat([against.select(shape), overlap.select(shape)])
+        .unique(["cell_id", "arm", "baseline"], keep="first")
+        .join(reference, on=["cell_id", "baseline"], how="left")
+        .sort("cell_id", "arm", "baseline")
+        .select("cell_id", "arm", "baseline", part=part)
+        .with_row_index("pair_id")
+    )
+
+
+def sides(trials: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+    """One row a pair and repeat: both trials of the repeat, nulls on a side whose arm is not in it."""
+    kept = ["trial_id", "boot_id", "outcome", "gpu_uuid"]
+    candidate = trials.select("cell_id", "repeat_id", "arm", *kept)
+    baseline = candidate.rename({"arm": "baseline"} | {name: f"base_{name}" for name in kept})
+    repeats = trials.select("cell_id", "repeat_id", "residency").unique()
+    return (
+        pairs.join(repeats, on="cell_id")
+        .join(candidate, on=["cell_id", "repeat_id", "arm"], how="left")
+        .join(baseline, on=["cell_id", "repeat_id", "baseline"], how="left")
+    )
+
+
+def log_windows(trials: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
+    """Windows of the trials that ended well, each metric as its natural log; null where it is not a positive number.
+
+    `throughput` counts output tokens a second, and prompt tokens for `prefill`, whose requests have one output token.
+    """
+    ok = trials.filter(outcome="ok").select("trial_id", "attempt_id", "cell_id", "arm", "boot_id", "kind", "repeat_id")
+    rate = pl.when(pl.col("kind") == "prefill").then("prompt_tokens").otherwise("output_tokens") / pl.col("duration_s")
+    metrics = {"throughput": rate} | {metric: pl.col(column) for metric, column in LATENCIES.items()}
+    needed = ["trial_id", "attempt_id", "round_index", "order_index", "previous_arm", "certified"]
+    return (
+        windows.select(*needed, "output_tokens", "prompt_tokens", "duration_s", *LATENCIES.values())
+        .join(ok, on=["trial_id", "attempt_id"])
+        .select(
+            *needed[:1], "repeat_id", "cell_id", "arm", "boot_id", *needed[2:5],
+            pl.col("certified").fill_null(False),
+            **{name: pl.when((value > 0) & value.is_finite()).then(value.log()) for name, value in metrics.items()},
+        )
+    )  # fmt: skip
+
+
+def rounds(logs: pl.DataFrame, sides: pl.DataFrame) -> pl.DataFrame:
+    """Log ratios by pair and round of resident repeats: one row where both arms have a certified window.
+
+    A window that is not certified takes its whole round with it, for the pairs that its arm is in.
+    """
+    by_round = logs.group_by("trial_id", "round_index").agg(pl.col("certified").all(), pl.col(METRICS).mean())
+    sound = by_round.filter("certified").drop("certified")
+    base = sound.rename({"trial_id": "base_trial_id"} | {metric: f"base_{metric}" for metric in METRICS})
+    return (
+        sides.filter(residency="resident")
+        .join(sound, on="trial_id")
+        .join(base, on=["base_trial_id", "round_index"])
+        .with_columns(pl.col(metric) - pl.col(f"base_{metric}") for metric in METRICS)
+    )
+
+
+def boot_contrasts(logs: pl.DataFrame, sides: pl.DataFrame, rounds: pl.DataFrame) -> pl.DataFrame:
+    """One row a pair, metric and boot: `contrast` (mean log ratio), `base` (mean log of the baseline), `windows`
+    (pairs of windows it rests on), `noise` (variance that the windows' scatter gives to it) and `noise_df`.
+
+    Resident arms are paired round by round. Arms measured alone share no round: their means are paired by repeat.
+    Repeats that shared the baseline's boot are one boot.
+    """
+    key = ["pair_id", "repeat_id", "base_boot_id", "boot_id"]
+    sound = logs.filter("certified").select("trial_id", *METRICS)
+    alone = sides.filter(residency="alone")
+    tables = []
+    for metric in METRICS:
+        value, base = pl.col(metric), pl.col(f"base_{metric}")
+        tables.append(
+            rounds.filter(value.is_not_null())
+            .group_by(key)
+            .agg(contrast=value.mean(), base=base.mean(), windows=pl.len(), noise=value.var() / pl.len(),
+                 noise_df=pl.len() - 1, metric=pl.lit(metric))
+        )  # fmt: skip
+        arm = (
+            sound.drop_nulls(metric)
+            .group_by("trial_id")
+            .agg(mean=value.mean(), noise=value.var() / pl.len(), n=pl.len())
+        )
+        tables.append(
+            alone.join(arm, on="trial_id")
+            .join(arm, left_on="base_trial_id", right_on="trial_id", suffix="_base")
+            .select(*key, contrast=pl.col("mean") - pl.col("mean_base"), base="mean_base",
+                    windows=pl.min_horizontal("n", "n_base"), noise=pl.col("noise") + pl.col("noise_base"),
+                    noise_df=pl.min_horizontal("n", "n_base") - 1, metric=pl.lit(metric))
+        )  # fmt: skip
+    counted = [pl.col("windows", "noise_df").cast(pl.Int64)]
+    by_repeat = pl.concat([table.with_columns(counted) for table in tables])
+    return by_repeat.group_by("pair_id", "metric", boot="base_boot_id").agg(
+        pl.col("contrast", "base").mean(),
+        pl.col("windows", "noise_df").sum(),
+        noise=pl.col("noise").mean() / pl.len(),
+        candidate_boots=pl.col("boot_id").unique(),
+    )
+
+
+def intervals(contrasts: pl.DataFrame, planned_boots: int | None = None) -> pl.DataFrame:
+    """One row a pair and metric: `log_ratio`, `half_width` (null below two boots), `se`, `boot_sd` (of one boot's
+    contrast), `boots`, `windows`, `ratio_of_means` (arithmetic, over boots), `noise_share` (of the boots' variance,
+    what the scatter of windows explains) and `candidate_boots` (how many different ones).
+
+    half_width = max(c s / sqrt(R), q w / R): s over the R boots with c from `critical_value`, and the floor of the
+    windows' own scatter, w^2 = sum of `noise`, with Student's q at its degrees of freedom.
+    """
+    rows = contrasts.group_by("pair_id", "metric").agg(
+        boots=pl.len().cast(pl.Int64),
+        windows=pl.col("windows").sum(),
+        log_ratio=pl.col("contrast").mean(),
+        scatter=pl.col("contrast").std(),
+        noise=pl.col("noise").sum(),
+        noise_df=pl.col("noise_df").sum(),
+        ratio_of_means=(pl.col("base") + pl.col("contrast")).exp().sum() / pl.col("base").exp().sum(),
+        candidate_boots=pl.col("candidate_boots")
+        .list.explode(empty_as_null=True, keep_nulls=True)
+        .n_unique()
+        .cast(pl.Int64),
+    )
+    reach = {n: critical_value(n, planned_boots) for n in rows["boots"].unique() if n > 1}
+    floor = {df: quantile(1 - ALPHA / 2, df) for df in rows["noise_df"].unique() if df > 0}
+    root = pl.col("boots").sqrt()
+    return rows.with_columns(
+        reach=pl.col("boots").replace_strict(reach, default=None, return_dtype=pl.Float64),
+        floor=pl.col("noise_df").replace_strict(floor, default=None, return_dtype=pl.Float64),
+    ).select(
+        "pair_id", "metric", "boots", "windows", "log_ratio", "ratio_of_means", "candidate_boots",
+        half_width=pl.when(pl.col("boots") > 1).then(
+            pl.max_horizontal(
+                pl.col("reach") * pl.col("scatter") / root, pl.col("floor") * pl.col("noise").sqrt() / pl.col("boots")
+            )
+        ),
+        reach="reach",
+        noise_share=(pl.col("noise") / pl.col("boots") / pl.col("scatter") ** 2).clip(0.0, 1.0),
+    ).with_columns(se=pl.col("half_width") / pl.col("reach")).with_columns(boot_sd=pl.col("se") * root)  # fmt: skip

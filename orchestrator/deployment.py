@@ -1,0 +1,202 @@
+"""The engines of one or more arms, up and idle on one GPU, and what keeps them honest.
+
+    with open_deployment(block, arms, worker) as deployment:
+        observation = deployment.measure(order)
+
+One visible stack of contexts: a clean GPU, the guardian, the MPS daemon if an arm wants it, the sampler, the engines,
+all booting in parallel. What comes up last goes down first; whatever kills this process, the guardian ends the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from orchestrator import cores
+from orchestrator.cores import Placement, Topology, gpu_numa_node, read_topology
+from orchestrator.engine import Engine, Launch, engine_process
+from orchestrator.engine_settings import cores_of, engine_args, environment, place, weights_of
+from orchestrator.gpu_devices import Gpu
+from orchestrator.gpu_lease import clean_gpu, leased_gpu
+from orchestrator.gpu_telemetry import GpuSampler
+from orchestrator.guardian import Guardian, guardian
+from orchestrator.live_window import Bench, take_window
+from orchestrator.mps import MpsDaemon, Watchdog, daemon
+from orchestrator.mps_attachment import outside_environment
+from orchestrator.observation import BootFacts, Observation, WindowOrder
+from orchestrator.plan import Block
+from orchestrator.provenance import software
+from orchestrator.trial import Arm
+from workloads.catalogue import config_folder, load_model
+
+# A cold compile cache took 85 s on an H200 host; a slower disk or CPU takes several times that.
+BOOT_LIMIT_S = 600.0
+
+
+class EngineDeployment:
+    """Implements `observation.Deployment` over real engines."""
+
+    def __init__(self, bench: Bench, boots: Mapping[str, BootFacts], watchdog: Watchdog | None) -> None:
+        self.boots = boots
+        self._bench = bench
+        self._watchdog = watchdog
+
+    def measure(self, order: WindowOrder) -> Observation:
+        """Run one window; see `observation.Deployment`."""
+        if self._watchdog:
+            self._watchdog.raise_if_lost()
+        return take_window(self._bench, order)
+
+
+@contextmanager
+def open_deployment(block: Block, arms: Sequence[Arm], worker: Mapping[str, Any]) -> Iterator[EngineDeployment]:
+    """Bring up the engines of `arms` for `block`, resident side by side.
+
+    Raises BootError, MpsError or GpuNotClean on the way up, and GpuNotClean when something is left on the way down.
+    """
+    topology = read_topology()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(_log_folder(block)))
+        gpu = leased_gpu() if block.backend == "vllm" else None
+        if gpu:
+            stack.enter_context(clean_gpu(gpu))
+        guard = stack.enter_context(guardian())
+        mps, watchdog = _mps(stack, arms, gpu, guard)
+        sampler = stack.enter_context(GpuSampler(gpu.uuid)) if gpu else None
+        began = time.monotonic()
+        engines = _boot(stack, block, arms, gpu, mps, topology, guard, folder)
+        boot_s = time.monotonic() - began
+        placed = {arm.name: _place(arm, arms, topology, gpu) for arm in arms}
+        stack.enter_context(_own_place([placed[arm.name] for arm in arms]))
+        bench = Bench(engines, {arm.name: arm for arm in arms}, load_model(block.model), gpu, sampler, mps, placed)
+        boots = {arm.name: _facts(block, arm, engines[arm.name], placed[arm.name], gpu, boot_s, worker) for arm in arms}
+        yield EngineDeployment(bench, boots, watchdog)
+
+
+def _mps(
+    stack: ExitStack, arms: Sequence[Arm], gpu: Gpu | None, guard: Guardian
+) -> tuple[MpsDaemon | None, Watchdog | None]:
+    if gpu is None or not any(arm.sharing == "mps" for arm in arms):
+        return None, None
+    mps = stack.enter_context(daemon(gpu.uuid, guard=guard))
+    mps.start_server()
+    return mps, stack.enter_context(mps.watch())
+
+
+def _boot(
+    stack: ExitStack,
+    block: Block,
+    arms: Sequence[Arm],
+    gpu: Gpu | None,
+    mps: MpsDaemon | None,
+    topology: Topology,
+    guard: Guardian,
+    folder: Path,
+) -> dict[str, list[Engine]]:
+    """Start every engine, then wait for all: they boot in the time of one."""
+    model_folder = config_folder(block.model, folder / "model")
+    engines: dict[str, list[Engine]] = {}
+    for arm in arms:
+        placed = _place(arm, arms, topology, gpu)
+        for index in range(arm.engines):
+            token = secrets.token_hex(8)
+            launch = Launch(
+                name=f"{arm.name}-{index}",
+                arm=arm.name,
+                index=index,
+                token=token,
+                engine_args=engine_args(block, arm, model_folder, gpu),
+                weights=weights_of(block, arm),
+                environment=environment(arm, gpu.name if gpu else "cpu", _connection(arm, gpu, mps, token)),
+                cores=cores_of(placed, index),
+                folder=folder,
+            )
+            engines.setdefault(arm.name, []).append(stack.enter_context(engine_process(launch, guard)))
+    deadline = time.monotonic() + BOOT_LIMIT_S
+    for engine in (engine for group in engines.values() for engine in group):
+        engine.wait_ready(max(1.0, deadline - time.monotonic()))
+    return engines
+
+
+def _connection(arm: Arm, gpu: Gpu | None, mps: MpsDaemon | None, token: str) -> dict[str, str]:
+    if gpu is None:
+        return {}
+    if arm.sharing == "mps" and mps is not None:
+        return mps.client_environment(token, getattr(arm.mode, "active_thread_percentage", 100))
+    return outside_environment(gpu.uuid, token)
+
+
+def _place(arm: Arm, arms: Sequence[Arm], topology: Topology, gpu: Gpu | None) -> Placement:
+    return place(arm, arms, topology, gpu_numa_node(gpu.bus_id) if gpu else None)
+
+
+@contextmanager
+def _own_place(placed: Sequence[Placement]) -> Iterator[None]:
+    """Keep this process off the engines' cores while they are measured."""
+    rest = set.intersection(*(set(one.rest) for one in placed)) if placed else set()
+    before = os.sched_getaffinity(0)
+    if rest and all(one.pinned for one in placed):
+        cores.apply(os.getpid(), rest)
+    try:
+        yield
+    finally:
+        cores.apply(os.getpid(), before)
+
+
+@contextmanager
+def _log_folder(block: Block) -> Iterator[str]:
+    """Where engines log; kept after a failure, because the message points there."""
+    folder = tempfile.mkdtemp(prefix=f"mpscape-{block.block_id[:8]}-")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _facts(
+    block: Block,
+    arm: Arm,
+    engines: Sequence[Engine],
+    placed: Placement,
+    gpu: Gpu | None,
+    boot_s: float,
+    worker: Mapping[str, Any],
+) -> BootFacts:
+    first = engines[0].facts
+    return BootFacts(
+        boot_id=secrets.token_hex(8),
+        boot_s=boot_s,
+        gpu_name=gpu.name if gpu else "CPU",
+        gpu_uuid=gpu.uuid if gpu else f"CPU-{socket.gethostname()}",
+        host=socket.gethostname(),
+        kv_bytes_per_engine=block.sizing[arm.name].kv_bytes,
+        max_model_len_tokens=first["max_model_len_tokens"],
+        max_num_seqs=first["max_num_seqs"],
+        weights=weights_of(block, arm),
+        placement={**placed.plain(), "worker": dict(worker), "engine_nice": cores.niceness(engines[0].pids[-1])},
+        software={
+            **software(),
+            **{key: first[key] for key in ENGINE_FACTS},
+            "engine_boot_s": [engine.facts["boot_s"] for engine in engines],
+            "engine_import_s": [engine.facts["import_s"] for engine in engines],
+        },
+    )
+
+
+ENGINE_FACTS = (
+    "vllm",
+    "torch",
+    "model_runner",
+    "step_hook",
+    "async_scheduling",
+    "cudagraph_mode",
+    "max_capture_tokens",
+    "max_num_batched_tokens",
+    "prefix_caching",
+)

@@ -1,0 +1,261 @@
+"""The engine's own process: `vllm.AsyncLLMEngine` with the closed-loop clients beside it, EngineCore its child.
+
+    python -m orchestrator.engine_main --orders-fd N --answers-fd M
+
+Orders come as JSON lines, answers go as JSON lines, an answer with a table is followed by `payload_bytes` of Arrow IPC.
+    boot     {engine_args, counters_path, weights}          -> ready {pid, engine_core_pid, ...} | failed {reason}
+    load     {clients, prompt_tokens, output_tokens, seed, prompts, stagger_s}     -> loaded   (prompts are made)
+    start    {start_ns}                                      -> ramped {at_ns}  once every client has a first token
+    window   {start_ns, end_ns}                              -> window {...} + requests and token counts
+    stop     {}                                              -> stopped
+Anything vLLM prints goes to the process's standard output and error, which the parent keeps as its log. When the orders
+end, the engine shuts down: the parent is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from workloads.closed_loop import ClosedLoop, Load, summarise
+from workloads.prompts import PromptPool
+
+TOKEN_BIN_S = 0.5
+
+
+async def serve(orders: asyncio.StreamReader, answers: io.FileIO) -> None:
+    """Boot on the first order, then obey until the orders end."""
+    answer = Answers(answers)
+    boot = json.loads(await orders.readline())
+    booted_at = time.monotonic()
+    try:
+        engine, facts = await boot_engine(boot)
+    except Exception as error:  # noqa: BLE001 - the boundary of a boot: the parent makes it a failed row
+        answer.say({"event": "failed", "reason": f"{type(error).__name__}: {error}"})
+        return
+    try:
+        answer.say({"event": "ready", "boot_s": time.monotonic() - booted_at, **facts})
+        await obey(engine, facts["vocabulary"], orders, answer)
+    finally:
+        engine.shutdown(timeout=10)
+
+
+async def boot_engine(boot: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Bring an engine up and tell who it is. Whatever vLLM raises propagates."""
+    import_began = time.monotonic()
+    import torch
+    import vllm
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from workloads.vllm_target import SchedulerLog
+
+    import_s = time.monotonic() - import_began
+    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**boot["engine_args"]), stat_loggers=[SchedulerLog])
+    core = (await engine.collective_rpc("mpscape_attach", args=(boot["counters_path"],)))[0]
+    if boot["weights"] == "random":
+        await engine.collective_rpc("mpscape_fill_weights", args=(boot["engine_args"].get("seed", 0),))
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        raise RuntimeError("CUDA was initialised in the frontend: it would be a second context on the GPU")
+    config = engine.vllm_config
+    gc.collect()
+    gc.freeze()  # what the boot left behind lives as long as the process: do not scan it in every window
+    return engine, {
+        "pid": os.getpid(),
+        "engine_core_pid": core["pid"] if core["parent_pid"] == os.getpid() else core["parent_pid"],
+        "worker_pid": core["pid"],
+        "model_runner": core["model_runner"],
+        "step_hook": core["hook"],
+        "import_s": import_s,
+        "vllm": vllm.__version__,
+        "torch": torch.__version__,
+        "vocabulary": int(config.model_config.get_vocab_size()),
+        "kv_blocks": config.cache_config.num_gpu_blocks,
+        "kv_block_tokens": config.cache_config.block_size,
+        "kv_bytes": boot["engine_args"].get("kv_cache_memory_bytes"),
+        "max_model_len_tokens": config.model_config.max_model_len,
+        "max_num_seqs": config.scheduler_config.max_num_seqs,
+        "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
+        "async_scheduling": bool(config.scheduler_config.async_scheduling),
+        "cudagraph_mode": str(config.compilation_config.cudagraph_mode),
+        "max_capture_tokens": config.compilation_config.max_cudagraph_capture_size,
+        "prefix_caching": bool(config.cache_config.enable_prefix_caching),
+    }
+
+
+async def obey(engine: Any, vocabulary: int, orders: asyncio.StreamReader, answer: Answers) -> None:
+    """Run loads one after another until the orders end."""
+    from workloads.vllm_target import VllmTarget
+
+    target = VllmTarget(engine)
+    while line := await orders.readline():
+        order = json.loads(line)
+        load = Load(
+            clients=order["clients"],
+            prompt_tokens=order["prompt_tokens"],
+            output_tokens=order["output_tokens"],
+            seed=order["seed"],
+            stagger_s=order["stagger_s"],
+        )
+        prompts = PromptPool(order["prompts"], load.prompt_tokens, vocabulary, load.seed)
+        loop = ClosedLoop(target, load, prompts)
+        answer.say({"event": "loaded"})
+        await run_load(loop, orders, answer)
+
+
+async def run_load(loop: ClosedLoop, orders: asyncio.StreamReader, answer: Answers) -> None:
+    """Start the clients, say when all are under way, then measure the windows asked for until told to stop."""
+    from workloads.vllm_target import SchedulerLog
+
+    start = json.loads(await orders.readline())
+    async with loop.running(start["start_ns"]):
+        ramp = asyncio.create_task(_tell_ramped(loop, answer))
+        while (order := json.loads(await orders.readline() or b'{"op": "stop"}'))["op"] == "window":
+            await asyncio.sleep(max(0.0, (order["start_ns"] - time.monotonic_ns()) / 1e9))
+            log = SchedulerLog.latest
+            before = log.mark() if log else {}
+            await asyncio.sleep(max(0.0, (order["end_ns"] - time.monotonic_ns()) / 1e9))
+            after = log.mark() if log else {}
+            # Events of the window's last moment may still be in the queue of a late event loop.
+            await asyncio.sleep(0.02)
+            answer.window(loop, before, after, order["start_ns"], order["end_ns"])
+        ramp.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await ramp
+    answer.say({"event": "stopped", "errors": loop.errors[:5]})
+
+
+async def _tell_ramped(loop: ClosedLoop, answer: Answers) -> None:
+    await loop.ramped.wait()
+    answer.say({"event": "ramped", "at_ns": time.monotonic_ns()})
+
+
+class Answers:
+    """Writes answers to the parent."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+
+    def say(self, message: dict[str, Any], payload: bytes = b"") -> None:
+        """One JSON line, then the payload."""
+        line = json.dumps({**message, "payload_bytes": len(payload)}).encode() + b"\n"
+        view = memoryview(line + payload)
+        while view:
+            view = view[self._file.write(view) :]
+
+    def window(
+        self, loop: ClosedLoop, before: dict[str, float], after: dict[str, float], start_ns: int, end_ns: int
+    ) -> None:
+        """What one engine did in a window, with its raw requests."""
+        seen = summarise(loop, start_ns, end_ns)
+        reports = after.get("reports", 0) - before.get("reports", 0)
+        message = {
+            "event": "window",
+            "output_tokens": seen.output_tokens,
+            "prompt_tokens": seen.prompt_tokens,
+            "requests_completed": seen.requests_completed,
+            "requests_failed": seen.requests_failed,
+            "in_flight_mean": seen.in_flight_mean,
+            "loop_lag_p99_s": seen.loop_lag_p99_s,
+            "prompts_made_late": loop.prompts.late,
+            "running_mean": (after["running"] - before["running"]) / reports if reports else None,
+            "waiting_mean": (after["waiting"] - before["waiting"]) / reports if reports else None,
+            "preemptions": int(after["preemptions"] - before["preemptions"]) if after else None,
+            "prefix_cache_hits": int(after["prefix_cache_hits"] - before["prefix_cache_hits"]) if after else None,
+            "kv_usage_max": after.get("kv_usage_max"),
+            "errors": loop.errors[:5],
+            "token_bins": token_bins(loop, start_ns, end_ns),
+            "token_bin_s": TOKEN_BIN_S,
+        }
+        table = io.BytesIO()
+        requests_of(loop, start_ns, end_ns).write_ipc(table)
+        self.say(message, table.getvalue())
+
+
+def token_bins(loop: ClosedLoop, start_ns: int, end_ns: int) -> list[int]:
+    """Output tokens in each half second of the window; a last bin shorter than that is left out."""
+    times = np.asarray(loop.token_times_ns, dtype=np.int64)
+    bins = int((end_ns - start_ns) / 1e9 / TOKEN_BIN_S)
+    edges = start_ns + (np.arange(bins + 1) * TOKEN_BIN_S * 1e9).astype(np.int64)
+    counts, _ = np.histogram(times, bins=edges, weights=np.asarray(loop.token_counts, dtype=np.float64))
+    return [int(count) for count in counts]
+
+
+def requests_of(loop: ClosedLoop, start_ns: int, end_ns: int) -> pl.DataFrame:
+    """The requests that were alive at some time of the window, as they stand at its end."""
+    rows = [
+        (
+            record.client,
+            record.sequence,
+            loop.load.prompt_tokens,
+            record.asked,
+            record.received,
+            record.sent_ns,
+            record.first_token_ns or None,
+            record.last_token_ns or None,
+            "aborted" if record.status == "running" else record.status,
+        )
+        for record in loop.requests
+        if record.sent_ns <= end_ns and (record.status == "running" or record.last_token_ns > start_ns)
+    ]
+    columns = {
+        "client": pl.Int64,
+        "sequence": pl.Int64,
+        "prompt_tokens": pl.Int64,
+        "output_tokens_asked": pl.Int64,
+        "output_tokens": pl.Int64,
+        "sent_ns": pl.Int64,
+        "first_token_ns": pl.Int64,
+        "last_token_ns": pl.Int64,
+        "status": pl.String,
+    }
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+@contextlib.asynccontextmanager
+async def reader_of(descriptor: int) -> AsyncIterator[asyncio.StreamReader]:
+    """The read end of a pipe as an asyncio stream."""
+    reader = asyncio.StreamReader(limit=2**20)
+    pipe = os.fdopen(descriptor, "rb", buffering=0)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    try:
+        yield reader
+    finally:
+        transport.close()
+
+
+async def _main(orders_fd: int, answers_fd: int) -> None:
+    with os.fdopen(answers_fd, "wb", buffering=0) as answers:
+        async with reader_of(orders_fd) as orders:
+            await serve(orders, answers)
+
+
+def main() -> int:
+    """Entry point; guarded, because EngineCore may be spawned and imports this module again."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--orders-fd", type=int, required=True)
+    parser.add_argument("--answers-fd", type=int, required=True)
+    options = parser.parse_args()
+    # A forked EngineCore must not hold the parent's pipes open.
+    os.set_inheritable(options.orders_fd, False)
+    os.set_inheritable(options.answers_fd, False)
+    asyncio.run(_main(options.orders_fd, options.answers_fd))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

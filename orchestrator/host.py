@@ -1,0 +1,113 @@
+"""The actor that owns one GPU, or one core for simulated work: takes a block, measures it, writes what it saw.
+
+Results go from here straight to the store; only receipts travel to the driver. Before it measures anything the actor
+looks at what a running cluster made of it (niceness, process group) and puts it right or says so, because flags that
+a driver sets do not reach workers of a cluster that runs already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.errors import StoreError
+from orchestrator.observation import Deployment
+from orchestrator.plan import Block
+from orchestrator.runner import BlockContext, OpenDeployment, TrialSummary, run_block
+from orchestrator.store import ResultStore
+from orchestrator.trial import Arm
+
+# Ray spells it so: the raylet ends a worker's whole process group with it.
+GROUP_CLEANUP = "RAY_process_group_cleanup_enabled"
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A block with what its actor must know. generations: the commit generation to write, by repeat id."""
+
+    block: Block
+    context: BlockContext
+    store_uri: str
+    store_mark: str
+    generations: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A repeat that is in the store. committed: False where another driver had committed it first."""
+
+    repeat_id: str
+    committed: bool
+    host: str
+    trials: tuple[TrialSummary, ...]
+
+
+class GpuHost:
+    """Runs as a Ray actor; one a GPU. Plain Python, so that tests and debuggers can call it without Ray."""
+
+    def __init__(self) -> None:
+        self.worker = settle_worker()
+
+    def describe(self) -> dict[str, Any]:
+        """What this actor found and put right."""
+        return dict(self.worker)
+
+    def run(self, assignment: Assignment) -> Iterator[Receipt]:
+        """Measure a block; yields a receipt for each repeat as soon as it is in the store.
+
+        Raises StoreError when the store cannot be written from here or is not the driver's.
+        """
+        store = ResultStore.open(assignment.store_uri, create=False)
+        if store.mark() != assignment.store_mark:
+            raise StoreError(
+                f"{assignment.store_uri} on {socket.gethostname()} is not the store that the driver opened: "
+                "on several nodes the store must be a shared folder or a bucket"
+            )
+        for done in run_block(assignment.block, self._open_deployment(assignment.block), assignment.context):
+            committed = store.write_repeat(
+                sweep=assignment.context.sweep,
+                repeat_id=done.repeat.repeat_id,
+                attempt_id=done.attempt_id,
+                frames=done.frames,
+                generation=assignment.generations[done.repeat.repeat_id],
+            )
+            yield Receipt(done.repeat.repeat_id, committed, socket.gethostname(), done.summaries)
+
+    def _open_deployment(self, block: Block) -> OpenDeployment:
+        worker = self.worker
+
+        def opened(block: Block, arms: Sequence[Arm]) -> AbstractContextManager[Deployment]:
+            if block.backend == "simulated":
+                from orchestrator.simulated.deployment import open_deployment
+
+                return open_deployment(block, arms, None)
+            from orchestrator.deployment import open_deployment as open_engines
+
+            return open_engines(block, arms, worker)
+
+        return opened
+
+
+def settle_worker() -> dict[str, Any]:
+    """Read niceness, process group and affinity of this process back, and repair what can be repaired."""
+    found = os.getpriority(os.PRIO_PROCESS, 0)
+    niceness = found
+    if found > 0:
+        # Only root may lower it again; where it stays, measured windows say at what niceness they ran.
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
+        niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "niceness_found": found,
+        "niceness": niceness,
+        "own_process_group": os.getpgid(0) == os.getpid(),
+        "affinity": sorted(os.sched_getaffinity(0)),
+        "group_cleanup": os.environ.get(GROUP_CLEANUP) == "1",
+    }

@@ -1,0 +1,300 @@
+"""One window on real engines: load one arm, wait until all its clients are under way, measure between two edges, stop.
+
+Everything that could disturb is done outside the edges: prompts are made before, attachment is proved before and after,
+and the arm that steps down is aborted, not drained.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import polars as pl
+
+from orchestrator.cores import Placement
+from orchestrator.cpu_telemetry import CpuClock, CpuShares, CpuSnapshot, shares
+from orchestrator.engine import Engine
+from orchestrator.errors import WindowError
+from orchestrator.gpu_devices import Gpu
+from orchestrator.gpu_telemetry import GpuEdge, GpuSampler
+from orchestrator.mps import MpsDaemon
+from orchestrator.mps_attachment import prove_without_daemon
+from orchestrator.observation import Attachment, EngineFacts, GpuFacts, Observation, WindowOrder
+from orchestrator.trial import Arm
+from workloads.architecture import Architecture
+
+LOAD_LIMIT_S = 120.0
+# 256 clients with 16k-token prompts on a 14B model prefill for minutes before the last one has a token.
+RAMP_LIMIT_S = 600.0
+STOP_LIMIT_S = 60.0
+# Orders travel through a pipe; the first edge lies this far ahead so that every engine has it in time.
+LEAD_S = 0.05
+# Steps that stand still for this long mean that the aborts have arrived.
+QUIET_S = 0.03
+# Prompts made beforehand: at most this many token ids an engine (a Python list of them takes about 36 bytes an id).
+PROMPT_IDS_LIMIT = 8_000_000
+
+
+@dataclass(slots=True)
+class Bench:
+    """The deployment's parts as a window needs them. rates: requests a second seen, by arm and workload."""
+
+    engines: Mapping[str, Sequence[Engine]]
+    arms: Mapping[str, Arm]
+    model: Architecture
+    gpu: Gpu | None
+    sampler: GpuSampler | None
+    mps: MpsDaemon | None
+    placed: Mapping[str, Placement]
+    rates: dict[tuple[Any, ...], float] = field(default_factory=dict)
+
+    def all_engines(self) -> list[Engine]:
+        return [engine for group in self.engines.values() for engine in group]
+
+    def others(self, arm: Arm) -> list[Engine]:
+        return [engine for name, group in self.engines.items() if name != arm.name for engine in group]
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Counters at one edge of a window."""
+
+    gpu: GpuEdge | None
+    cpu: CpuSnapshot
+    steps: Mapping[str, Mapping[str, int]]
+
+
+def take_window(bench: Bench, order: WindowOrder) -> Observation:
+    """Run one window. Raises EngineCrashed, MpsError or WindowError."""
+    engines = bench.engines[order.arm.name]
+    clients = split(order.concurrency, len(engines))
+    _load(bench, order, engines, clients)
+    began_ns = time.monotonic_ns() + int(LEAD_S * 1e9)
+    for engine in engines:
+        engine.order({"op": "start", "start_ns": began_ns})
+    try:
+        ramped_ns = max(engine.expect("ramped", RAMP_LIMIT_S)[0]["at_ns"] for engine in engines)
+        attached = attachment(bench, order.arm)
+        start_ns = max(began_ns + int(order.warmup_s * 1e9), ramped_ns, time.monotonic_ns()) + int(LEAD_S * 1e9)
+        end_ns = start_ns + int(order.window_s * 1e9)
+        for engine in engines:
+            engine.order({"op": "window", "start_ns": start_ns, "end_ns": end_ns})
+        _sleep_until(start_ns)
+        first = _edge(bench)
+        _sleep_until(end_ns)
+        second = _edge(bench)
+        answers = [engine.expect("window", STOP_LIMIT_S) for engine in engines]
+        attached = _weaker(attached, attachment(bench, order.arm))
+    finally:
+        _stop(bench, engines)
+    return _observation(bench, order, engines, clients, answers, first, second, (began_ns, start_ns, end_ns), attached)
+
+
+def split(concurrency: int, engines: int) -> list[int]:
+    """Clients of each engine: as equal as they can be, the first ones take what is left over."""
+    return [concurrency // engines + (index < concurrency % engines) for index in range(engines)]
+
+
+def attachment(bench: Bench, arm: Arm) -> Attachment:
+    """Who is attached to our daemon now, as far as it concerns the arm under load."""
+    if bench.gpu is None:
+        return Attachment()
+    inside: dict[str, int] = {}
+    outside: dict[str, int] = {}
+    for name, group in bench.engines.items():
+        side = inside if bench.arms[name].sharing == "mps" else outside
+        side.update({engine.launch.token: engine.core_pid for engine in group})
+    found = bench.mps.attachment(inside, outside) if bench.mps else prove_without_daemon(outside)
+    own = {engine.core_pid for engine in bench.engines[arm.name]}
+    return replace(
+        found,
+        expected=tuple(sorted(own & set(found.expected))),
+        attached=tuple(sorted(own & set(found.attached))),
+        detached=tuple(sorted(own & set(found.detached))),
+        should_be_detached=tuple(sorted(own & set(found.should_be_detached))),
+    )
+
+
+def _weaker(first: Attachment, second: Attachment) -> Attachment:
+    """What holds at both edges."""
+    return replace(
+        second,
+        attached=tuple(sorted(set(first.attached) & set(second.attached))),
+        detached=tuple(sorted(set(first.detached) & set(second.detached))),
+    )
+
+
+def _load(bench: Bench, order: WindowOrder, engines: Sequence[Engine], clients: Sequence[int]) -> None:
+    work = order.workload
+    rate = bench.rates.get(_key(order), 0.0) / len(engines)
+    most = max(1, PROMPT_IDS_LIMIT // work.prompt_tokens)
+    for index, engine in enumerate(engines):
+        wanted = clients[index] * 3 + int(1.3 * rate * (order.warmup_s + order.window_s))
+        engine.order(
+            {
+                "op": "load",
+                "clients": clients[index],
+                "prompt_tokens": work.prompt_tokens,
+                "output_tokens": work.output_tokens,
+                "seed": order.seed + index,
+                "prompts": min(most, wanted),
+                "stagger_s": order.warmup_s / 2,
+            }
+        )
+    for engine in engines:
+        engine.expect("loaded", LOAD_LIMIT_S)
+
+
+def _stop(bench: Bench, engines: Sequence[Engine]) -> None:
+    for engine in engines:
+        engine.order({"op": "stop"})
+    for engine in engines:
+        engine.expect("stopped", STOP_LIMIT_S)
+    deadline = time.monotonic() + STOP_LIMIT_S
+    seen = [engine.counters.read()["steps"] for engine in engines]
+    while time.monotonic() < deadline:
+        time.sleep(QUIET_S)
+        now = [engine.counters.read()["steps"] for engine in engines]
+        if now == seen:
+            return
+        seen = now
+    raise WindowError("the engines still step after their clients were stopped: aborts were lost")
+
+
+def _edge(bench: Bench) -> Edge:
+    cpus = {
+        cpu for placed in bench.placed.values() for cores in placed.engines for cpu in (*cores.core, *cores.frontend)
+    }
+    pids = [pid for engine in bench.all_engines() for pid in engine.pids]
+    return Edge(
+        gpu=bench.sampler.edge() if bench.sampler else None,
+        cpu=CpuClock().snapshot([*pids, os.getpid()], cpus),
+        steps={engine.launch.name: engine.counters.read() for engine in bench.all_engines()},
+    )
+
+
+def _observation(
+    bench: Bench,
+    order: WindowOrder,
+    engines: Sequence[Engine],
+    clients: Sequence[int],
+    answers: Sequence[tuple[dict[str, Any], bytes]],
+    first: Edge,
+    second: Edge,
+    times_ns: tuple[int, int, int],
+    attached: Attachment,
+) -> Observation:
+    began_ns, start_ns, end_ns = times_ns
+    said = [answer for answer, _ in answers]
+    cpu = shares(first.cpu, second.cpu)
+    duration_s = (end_ns - start_ns) / 1e9
+    bench.rates[_key(order)] = sum(answer["requests_completed"] for answer in said) / duration_s
+    own = {pid for engine in bench.all_engines() for pid in engine.pids} | _server_pids(bench)
+    gpu = GpuFacts()
+    samples = _token_samples(engines, said, start_ns)
+    if bench.sampler and first.gpu and second.gpu:
+        samples = pl.concat([samples, bench.sampler.samples(first.gpu, second.gpu).select(samples.columns)])
+        gpu = bench.sampler.facts(first.gpu, second.gpu, own)
+    driver = cpu.processes.get(os.getpid())
+    return Observation(
+        start_ns=start_ns,
+        duration_s=duration_s,
+        warmup_s=(start_ns - began_ns) / 1e9,
+        output_tokens=sum(answer["output_tokens"] for answer in said),
+        prompt_tokens=sum(answer["prompt_tokens"] for answer in said),
+        requests=pl.concat([engine.requests(payload) for engine, (_, payload) in zip(engines, answers, strict=True)]),
+        samples=samples,
+        engines=tuple(
+            _engine_facts(bench, engine, count, answer, first, second, cpu)
+            for engine, count, answer in zip(engines, clients, said, strict=True)
+        ),
+        gpu=gpu,
+        attachment=attached,
+        idle_arm_steps=sum(
+            second.steps[engine.launch.name]["steps"] - first.steps[engine.launch.name]["steps"]
+            for engine in bench.others(order.arm)
+        ),
+        driver_cpu=driver.process if driver else None,
+        steal_share=cpu.steal_share,
+        notes={
+            "others_cores": cpu.others_cores,
+            "prompts_made_late": sum(answer["prompts_made_late"] for answer in said),
+            "errors": [error for answer in said for error in answer["errors"]],
+            "engines": {
+                engine.launch.name: _delta(first.steps[engine.launch.name], second.steps[engine.launch.name])
+                for engine in engines
+            },
+            "output_tokens_by_engine": [answer["output_tokens"] for answer in said],
+        },
+    )
+
+
+def _engine_facts(
+    bench: Bench,
+    engine: Engine,
+    clients: int,
+    answer: Mapping[str, Any],
+    first: Edge,
+    second: Edge,
+    cpu: CpuShares,
+) -> EngineFacts:
+    steps = _delta(first.steps[engine.launch.name], second.steps[engine.launch.name])
+    hooked = not str(engine.facts["step_hook"]).startswith("none")
+    core = cpu.processes.get(engine.core_pid)
+    frontend = cpu.processes.get(engine.child.identity.pid)
+    blocks = engine.facts["kv_blocks"] * engine.facts["kv_block_tokens"]
+    return EngineFacts(
+        engine=engine.launch.index,
+        clients=clients,
+        in_flight_mean=answer["in_flight_mean"],
+        requests_completed=answer["requests_completed"],
+        requests_failed=answer["requests_failed"],
+        steps=steps["steps"] if hooked else None,
+        steps_full_graph=steps["full"] if hooked else None,
+        steps_piecewise_graph=steps["piecewise"] if hooked else None,
+        running_mean=answer["running_mean"],
+        waiting_mean=answer["waiting_mean"],
+        kv_usage_max=answer["kv_usage_max"],
+        preemptions=answer["preemptions"],
+        prefix_cache_hits=answer["prefix_cache_hits"],
+        engine_core_cpu=core.busiest_thread if core else None,
+        frontend_cpu=frontend.busiest_thread if frontend else None,
+        loop_lag_p99_s=answer["loop_lag_p99_s"],
+        kv_bytes=blocks * bench.model.kv_bytes_per_token(),
+        core_set_ok=engine.cores_as_planned(),
+    )
+
+
+def _token_samples(engines: Sequence[Engine], said: Sequence[Mapping[str, Any]], start_ns: int) -> pl.DataFrame:
+    rows = [
+        (
+            start_ns + int((index + 1) * answer["token_bin_s"] * 1e9),
+            f"engine{engine.launch.index}",
+            "output_tokens",
+            count,
+        )
+        for engine, answer in zip(engines, said, strict=True)
+        for index, count in enumerate(answer["token_bins"])
+    ]
+    schema = {"time_ns": pl.Int64, "source": pl.String, "metric": pl.String, "value": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _server_pids(bench: Bench) -> set[int]:
+    return {bench.mps.server.pid} if bench.mps and bench.mps.server else set()
+
+
+def _delta(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+    return {name: second[name] - first[name] for name in first}
+
+
+def _key(order: WindowOrder) -> tuple[Any, ...]:
+    work = order.workload
+    return (order.arm.name, work.kind, work.prompt_tokens, work.output_tokens, order.concurrency)
+
+
+def _sleep_until(at_ns: int) -> None:
+    time.sleep(max(0.0, (at_ns - time.monotonic_ns()) / 1e9))

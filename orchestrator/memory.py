@@ -1,0 +1,93 @@
+"""What an engine takes on the GPU, before anything is started: weights, KV cache, context and work space.
+
+KV is sized so that it never binds: every client of the engine can hold its longest request at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.trial import Arm, Cell
+from workloads.architecture import Architecture, bytes_per_parameter
+
+GIB = 2**30
+
+# CUDA context, loaded kernels and captured graphs of one engine: 51 GiB were in use with four Qwen2.5-1.5B engines
+# of 8 GiB KV each on an H200 (driver 580, vLLM 0.25.1), which leaves 1.9 GiB an engine beside weights and KV; the
+# part that grows with the batch is counted below.
+CONTEXT_BYTES = int(1.4 * GIB)
+# Fragmentation and whatever else the driver keeps; vLLM's own default leaves 8 % of the GPU alone.
+USABLE_SHARE = 0.94
+# KV blocks are 16 tokens; one spare block a sequence and 2 % for blocks that are on their way back to the pool.
+KV_BLOCK_TOKENS = 16
+KV_SLACK = 1.02
+# vLLM's default budget of one step, unless engine_args say otherwise.
+MAX_NUM_BATCHED_TOKENS = 8192
+# A decode window must not run out of room: tokens that a sequence may grow by beyond its prompt.
+DECODE_GROWTH_TOKENS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSizing:
+    """What one engine of an arm is started with, sized so that KV never binds in any cell of the block."""
+
+    kv_bytes: int
+    max_model_len_tokens: int
+    max_num_seqs: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMemory:
+    """Bytes of one engine on the GPU by what they are for."""
+
+    weights: int
+    kv: int
+    context: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + self.context
+
+
+def request_tokens(cell: Cell) -> int:
+    """Longest context that one request of the cell reaches."""
+    work = cell.workload
+    grown = max(work.output_tokens, DECODE_GROWTH_TOKENS) if work.kind == "decode" else work.output_tokens
+    return work.prompt_tokens + grown
+
+
+def size_engine(arm: Arm, cells: Sequence[Cell], model: Architecture, engine_args: Mapping[str, Any]) -> EngineSizing:
+    """Size one engine of `arm` for the largest of `cells`; `max_num_seqs` is all of C in every arm alike."""
+    merged = {**engine_args, **arm.engine_args}
+    kv_dtype = str(merged.get("kv_cache_dtype", "auto"))
+    element_bytes = 1.0 if kv_dtype.startswith("fp8") else bytes_per_parameter(str(merged.get("dtype", "bfloat16")))
+    kv_tokens = 0
+    for cell in cells:
+        clients = math.ceil(cell.concurrency / arm.engines)
+        blocks = math.ceil(request_tokens(cell) / KV_BLOCK_TOKENS) + 1
+        kv_tokens = max(kv_tokens, clients * blocks * KV_BLOCK_TOKENS)
+    longest = max(request_tokens(cell) for cell in cells)
+    return EngineSizing(
+        kv_bytes=math.ceil(kv_tokens * model.kv_bytes_per_token(element_bytes) * KV_SLACK),
+        max_model_len_tokens=int(merged.get("max_model_len", longest + KV_BLOCK_TOKENS)),
+        max_num_seqs=int(merged.get("max_num_seqs", max(cell.concurrency for cell in cells))),
+    )
+
+
+def engine_memory(arm: Arm, sizing: EngineSizing, model: Architecture, engine_args: Mapping[str, Any]) -> EngineMemory:
+    """Bytes of one engine of `arm`.
+
+    Work space is the larger MLP activation of a full step, twice (input and output of a layer live together), and
+    float32 logits of every sequence, twice (sampling copies them).
+    """
+    merged = {**engine_args, **arm.engine_args}
+    step_tokens = int(merged.get("max_num_batched_tokens", MAX_NUM_BATCHED_TOKENS))
+    activations = 2 * step_tokens * (2 * model.intermediate_size + model.hidden_size) * 2
+    logits = 2 * sizing.max_num_seqs * model.vocabulary * 4
+    weight_width = bytes_per_parameter(str(merged.get("dtype", "bfloat16")), merged.get("quantization"))
+    return EngineMemory(
+        weights=model.weight_bytes(weight_width), kv=sizing.kv_bytes, context=CONTEXT_BYTES + activations + logits
+    )

@@ -1,0 +1,288 @@
+"""Run one block on one GPU: boot its arms, interleave their windows, and hand back each repeat's rows as it ends.
+
+    for done in run_block(block, open_deployment, context):     # done.frames go to the store
+
+This is the trial boundary: a MeasurementError becomes failed rows with its reason here and nowhere else, and anything
+that is not one is a bug and propagates. An engine crash or an MPS fault ends the block: what was measured before stays,
+the repeat at hand fails, and the repeats after it are handed back unmeasured for another attempt.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+
+import polars as pl
+
+from orchestrator.errors import MeasurementError, WindowError
+from orchestrator.observation import BootFacts, Deployment, Observation, WindowOrder
+from orchestrator.order import rounds
+from orchestrator.plan import Block
+from orchestrator.rows import requests_frame, samples_frame, trial_row, window_row
+from orchestrator.sequential import enough
+from orchestrator.trial import Arm, Outcome, Repeat, fingerprint
+
+OpenDeployment = Callable[[Block, Sequence[Arm]], AbstractContextManager[Deployment]]
+
+# A window must hold this many median request latencies (closed loop: fewer see only part of the cycle).
+LATENCIES_A_WINDOW = 3.0
+PILOT_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSummary:
+    """What the driver shows of a trial: no rows."""
+
+    trial_id: str
+    arm: str
+    model: str
+    kind: str
+    prompt_tokens: int
+    concurrency: int
+    repeat: int
+    outcome: str
+    reason: str | None
+    tokens_per_s: float | None
+    windows: int
+
+
+@dataclass(frozen=True, slots=True)
+class DoneRepeat:
+    """A repeat that was measured, or failed: its rows by table, and a summary a trial."""
+
+    repeat: Repeat
+    attempt_id: str
+    frames: Mapping[str, pl.DataFrame]
+    summaries: tuple[TrialSummary, ...]
+
+
+@dataclass(slots=True)
+class TrialLog:
+    """What one arm of one repeat has given so far."""
+
+    arm: Arm
+    trial_id: str
+    boot: BootFacts | None = None
+    observations: list[Observation] = field(default_factory=list)
+    rows: list[dict[str, object]] = field(default_factory=list)
+    log_rates: list[float | None] = field(default_factory=list)
+    started_unix_s: float = 0.0
+    measuring_s: float = 0.0
+    outcome: Outcome = Outcome.OK
+    reason: str | None = None
+    log_tail: str = ""
+
+    def fail(self, error: MeasurementError) -> None:
+        self.outcome, self.reason, self.log_tail = Outcome.FAILED, f"{type(error).__name__}: {error}", error.log_tail
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatLog:
+    """One attempt at a repeat: its trials by arm name."""
+
+    repeat: Repeat
+    attempt_id: str
+    trials: Mapping[str, TrialLog]
+
+    @classmethod
+    def start(cls, repeat: Repeat) -> RepeatLog:
+        trials = {arm.name: TrialLog(arm, repeat.trial_id(arm)) for arm in repeat.arms}
+        return cls(repeat, secrets.token_hex(6), trials)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockContext:
+    """What a block's rows carry besides what was measured."""
+
+    sweep: str
+    spec_sha: str
+    skip_reasons: Mapping[str, str] = field(default_factory=dict)  # by trial_id, decided by the plan
+
+
+def run_block(block: Block, open_deployment: OpenDeployment, context: BlockContext) -> Iterator[DoneRepeat]:
+    """Measure every repeat of `block`; yields each when its rows are complete.
+
+    Ends early, after yielding the repeat that failed, when the deployment is lost: what was not yielded is left to
+    another attempt.
+    """
+    if block.residency == "resident":
+        yield from _run_resident(block, open_deployment, context)
+    else:
+        yield from _run_alone(block, open_deployment, context)
+
+
+def _run_resident(block: Block, open_deployment: OpenDeployment, context: BlockContext) -> Iterator[DoneRepeat]:
+    waiting = [RepeatLog.start(repeat) for repeat in block.repeats]
+    try:
+        with open_deployment(block, block.arms) as deployment:
+            while waiting:
+                measure(waiting[0], deployment, block.arms)
+                yield finish(waiting.pop(0), block, context)
+    except MeasurementError as error:
+        if not waiting:  # everything was measured and handed over: only the teardown failed, which its owner reports
+            raise
+        for trial in waiting[0].trials.values():
+            if trial.outcome is Outcome.OK:
+                trial.fail(error)
+        yield finish(waiting[0], block, context)
+
+
+def _run_alone(block: Block, open_deployment: OpenDeployment, context: BlockContext) -> Iterator[DoneRepeat]:
+    """One arm after another; a lost deployment fails that arm's remaining trials and leaves the other arms alone."""
+    logs = [RepeatLog.start(repeat) for repeat in block.repeats]
+    for arm in block.arms:
+        waiting = [log for log in logs if log.trials[arm.name].trial_id not in context.skip_reasons]
+        try:
+            with open_deployment(block, [arm]) as deployment:
+                while waiting:
+                    measure(waiting[0], deployment, [arm])
+                    waiting.pop(0)
+        except MeasurementError as error:
+            for log in waiting:
+                log.trials[arm.name].fail(error)
+    for log in logs:
+        yield finish(log, block, context)
+
+
+def measure(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm]) -> None:
+    """Take windows of `arms`, round by round, until every contrast is narrow enough or the budget is spent.
+
+    A WindowError fails its trial and the others go on; any other MeasurementError propagates: the deployment is lost.
+    """
+    repeat, look = log.repeat, log.repeat.measurement
+    for arm in arms:
+        log.trials[arm.name].boot = deployment.boots[arm.name]
+        log.trials[arm.name].started_unix_s = time.time()
+    order = _sized_order(log, deployment, arms)
+    previous: str | None = None
+    order_index = 0
+    for round_index, arms_in_turn in enumerate(rounds(arms, repeat.seed)):
+        alive = [arm for arm in arms_in_turn if log.trials[arm.name].outcome is Outcome.OK]
+        if not alive or round_index >= look.max_windows:
+            break
+        if round_index >= look.min_windows and enough(_contrasts(log, arms), look):
+            break
+        for arm in alive:
+            trial = log.trials[arm.name]
+            ordered = replace(order, arm=arm, seed=_seed(repeat, arm.name, round_index))
+            began = time.monotonic()
+            try:
+                seen = deployment.measure(ordered)
+            except WindowError as error:
+                trial.fail(error)
+                continue
+            trial.measuring_s += time.monotonic() - began
+            row = window_row(
+                repeat, trial, deployment.boots[arm.name], seen, ordered, round_index, order_index, previous
+            )
+            trial.observations.append(seen)
+            trial.rows.append(row)
+            trial.log_rates.append(_log_rate(repeat, seen))
+            previous = arm.name
+            order_index += 1
+
+
+def _sized_order(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm]) -> WindowOrder:
+    """Look at each arm once, briefly, so that windows are long enough for the slowest: the same length for all.
+
+    The latency follows from Little's law (clients over completions a second), which needs no request to finish.
+    """
+    repeat, look = log.repeat, log.repeat.measurement
+    order = WindowOrder(
+        arm=arms[0],
+        workload=repeat.cell.workload,
+        concurrency=repeat.cell.concurrency,
+        warmup_s=look.warmup_s,
+        window_s=look.window_s * PILOT_SHARE,
+        seed=0,
+        pilot=True,
+    )
+    longest_s = 0.0
+    for arm in arms:
+        try:
+            seen = deployment.measure(replace(order, arm=arm, seed=_seed(repeat, arm.name, -1)))
+        except WindowError as error:
+            log.trials[arm.name].fail(error)
+            continue
+        longest_s = max(longest_s, _latency_s(repeat, seen))
+    return replace(order, window_s=max(look.window_s, LATENCIES_A_WINDOW * longest_s), pilot=False)
+
+
+def _contrasts(log: RepeatLog, arms: Sequence[Arm]) -> dict[str, list[float]]:
+    """Per candidate, the log rate ratios of its rounds; where arms run alone, the arm's own centred log rates."""
+    base = log.trials[log.repeat.baseline.name].log_rates
+    if len(arms) == 1:
+        rates = [rate for rate in log.trials[arms[0].name].log_rates if rate is not None]
+        return {arms[0].name: rates}
+    return {
+        arm.name: [
+            rate - reference
+            for rate, reference in zip(log.trials[arm.name].log_rates, base, strict=False)
+            if rate is not None and reference is not None
+        ]
+        for arm in arms
+        if arm.name != log.repeat.baseline.name
+    }
+
+
+def _latency_s(repeat: Repeat, seen: Observation) -> float:
+    """Mean request latency by Little's law; 0 where requests never end within a window or none moved."""
+    work = repeat.cell.workload
+    if work.kind == "decode" or seen.output_tokens == 0:
+        return 0.0
+    return repeat.cell.concurrency * work.output_tokens * seen.duration_s / seen.output_tokens
+
+
+def _log_rate(repeat: Repeat, seen: Observation) -> float | None:
+    tokens = seen.prompt_tokens if repeat.cell.workload.kind == "prefill" else seen.output_tokens
+    return math.log(tokens / seen.duration_s) if tokens > 0 and seen.duration_s > 0 else None
+
+
+def _seed(repeat: Repeat, arm: str, round_index: int) -> int:
+    return int(fingerprint([repeat.seed, repeat.repeat_id, arm, round_index])[:8], 16)
+
+
+def finish(log: RepeatLog, block: Block, context: BlockContext) -> DoneRepeat:
+    """Turn a repeat's log into the rows of the four tables."""
+    trials, windows, requests, samples, summaries = [], [], [], [], []
+    for trial in log.trials.values():
+        if (reason := context.skip_reasons.get(trial.trial_id)) is not None:
+            trial.outcome, trial.reason = Outcome.SKIPPED, reason
+        elif trial.outcome is Outcome.OK and not trial.rows:
+            trial.outcome, trial.reason = Outcome.FAILED, "no window was measured"
+        trials.append(trial_row(log, trial, block, context))
+        windows += trial.rows
+        for index, seen in enumerate(trial.observations):
+            requests.append(requests_frame(trial.trial_id, log.attempt_id, index, seen))
+            samples.append(samples_frame(trial.trial_id, log.attempt_id, index, seen))
+        summaries.append(_summary(log.repeat, trial))
+    frames = {
+        "trials": pl.DataFrame(trials, infer_schema_length=None),
+        "windows": pl.DataFrame([row | {"attempt_id": log.attempt_id, "block_id": block.block_id} for row in windows]),
+        "requests": pl.concat(requests) if requests else pl.DataFrame(),
+        "samples": pl.concat(samples) if samples else pl.DataFrame(),
+    }
+    return DoneRepeat(log.repeat, log.attempt_id, frames, tuple(summaries))
+
+
+def _summary(repeat: Repeat, trial: TrialLog) -> TrialSummary:
+    work = repeat.cell.workload
+    seconds = sum(seen.duration_s for seen in trial.observations)
+    tokens = sum(seen.prompt_tokens if work.kind == "prefill" else seen.output_tokens for seen in trial.observations)
+    return TrialSummary(
+        trial_id=trial.trial_id,
+        arm=trial.arm.name,
+        model=repeat.cell.model,
+        kind=work.kind,
+        prompt_tokens=work.prompt_tokens,
+        concurrency=repeat.cell.concurrency,
+        repeat=repeat.number,
+        outcome=trial.outcome.value,
+        reason=trial.reason,
+        tokens_per_s=tokens / seconds if seconds else None,
+        windows=len(trial.rows),
+    )

@@ -1,0 +1,125 @@
+"""When to stop looking, and what an interval costs for having looked before.
+
+Two levels, two rules. Windows within a repeat stop on precision: `enough`. Boots stop on the verdict: an undecided cell
+gets one more, so the verdict is looked at after 3, 4, 5, ... boots and a plain 95 % interval would miss more
+often than 5 % at the look that ended it. `critical_value` therefore spends the error over the looks (K. K. G. Lan and
+D. L. DeMets, "Discrete sequential boundaries for clinical trials", Biometrika 70 (1983) 659-663): after n boots
+alpha (1 - (2/n)^2) of it is gone, whatever n turns out to be in the end. The intervals it makes are repeated
+confidence intervals (C. Jennison and B. W. Turnbull, J. R. Stat. Soc. B 51 (1989) 305-361): all of them together hold
+the true ratio with 95 %, so any stopping rule is allowed, also one made up on the way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import polars as pl
+
+from orchestrator.student import Floats, quantile
+from orchestrator.trial import Measurement
+
+ALPHA = 0.05
+MIN_BOOTS = 3
+MAX_BOOTS = 8
+FORESEEN = 40
+
+# |t| after n boots that a paired series without any effect first passes here with the probability spent at n, by
+# simulation of 3,000,000 Gaussian series (standard error of the spent share below 0.0001); rounded up.
+BOUNDARY = {3: 5.89, 4: 4.73, 5: 4.41, 6: 4.29, 7: 4.25, 8: 4.23, 9: 4.23, 10: 4.23, 11: 4.23, 12: 4.23}
+
+
+def enough(log_ratio_rounds: Mapping[str, Sequence[float]], measurement: Measurement) -> bool:
+    """Whether every candidate's mean log ratio is known within this repeat to `measurement.interval_target`.
+
+    log_ratio_rounds: by candidate arm, the log ratio of each round so far; a candidate without any is left out (it
+    failed: waiting for it would only spend the budget). The half-width is Student's, with the 5 % split evenly over
+    the looks from `min_windows` to `max_windows` (Bonferroni), so it holds at the look that stops. What ends a repeat
+    is its noise and not its mean, so the mean stays unbiased; rounds that follow each other closely are correlated,
+    which makes this interval too narrow and costs windows, not truth: verdicts rest on the boots alone.
+    """
+    looks = max(measurement.max_windows - measurement.min_windows + 1, 1)
+    for series in log_ratio_rounds.values():
+        known = np.asarray(series, dtype=float)
+        if known.size == 0:
+            continue
+        if known.size < max(measurement.min_windows, 2):
+            return False
+        reach = quantile(1 - ALPHA / looks / 2, known.size - 1)
+        half_width = reach * float(known.std(ddof=1)) / math.sqrt(known.size)
+        if not half_width < measurement.interval_target:
+            return False
+    return True
+
+
+def spent(boots: int) -> float:
+    """Share of alpha spent once `boots` boots have been looked at; the first look is at three."""
+    return 1.0 - (2.0 / boots) ** 2 if boots >= MIN_BOOTS else 0.0
+
+
+@lru_cache(maxsize=1024)
+def critical_value(boots: int, planned_boots: int | None = None) -> float:
+    """Half-width of the interval in standard errors, for a mean over `boots` boots.
+
+    planned_boots: the number of boots, where it was fixed before the first result was seen: one look, hence Student's
+    97.5 % point. Otherwise the spending boundary; past the table each look's own share is used without the credit for
+    its correlation with earlier looks, which is wider. Two boots get Student's value: no verdict hangs on them.
+    """
+    if boots < 2:
+        return math.inf
+    if boots < MIN_BOOTS or boots == planned_boots:
+        return quantile(1 - ALPHA / 2, boots - 1)
+    if boots in BOUNDARY:
+        return BOUNDARY[boots]
+    return quantile(1 - ALPHA * (spent(boots) - spent(boots - 1)) / 2, boots - 1)
+
+
+def looks_factor(boots: int, planned_boots: int | None = None) -> float:
+    """What a p-value after `boots` boots is multiplied with to hold over all looks: one over the share spent there.
+
+    A union bound over the looks, valid at every level and not at 5 % only.
+    """
+    if boots < MIN_BOOTS:
+        return math.inf
+    return 1.0 if boots == planned_boots else 1.0 / (spent(boots) - spent(boots - 1))
+
+
+def boots_to_decide(log_ratio: Floats, boot_sd: Floats, boots: Floats, margin: Floats) -> Floats:
+    """Boots in all after which each verdict is expected; NaN where more than FORESEEN would be needed.
+
+    boot_sd: standard deviation of the boots' log ratios. Takes the estimate for the truth: the interval has to clear
+    the nearest end of the margin, from the side that it is on. With no margin a tie cannot be said.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        distance = np.minimum(np.abs(log_ratio - np.log1p(margin)), np.abs(log_ratio - np.log1p(-margin)))
+        reached = distance / boot_sd
+    totals = np.arange(MIN_BOOTS, FORESEEN + 1)
+    needed = np.array([critical_value(int(total)) / math.sqrt(total) for total in totals])
+    wanted = np.full(reached.shape, np.nan)
+    for total, half_width in zip(totals[::-1], needed[::-1], strict=True):
+        wanted = np.where((half_width < reached) & (total > boots), float(total), wanted)
+    return wanted
+
+
+def more_boots(verdicts: pl.DataFrame, max_boots: int = MAX_BOOTS) -> pl.DataFrame:
+    """How many boots each (sweep, backend, gpu_kind, model) still wants: boots are shared by a model's cells.
+
+    verdicts: rows of `verdicts.judge`. Only undecided throughput rows that more boots can decide ask for any, each for
+    `boots_wanted` or, where that is beyond the budget, for what is left of `max_boots`. Looking after every one of them
+    is allowed for. Columns: the four of the key, `cells` undecided, `boots_more`; no row where nothing is wanted.
+    """
+    key = ["sweep", "backend", "gpu_kind", "model"]
+    left = pl.lit(max_boots) - pl.col("boots")
+    return (
+        verdicts.filter(pl.col("metric") == "throughput", pl.col("boots_wanted").is_not_null())
+        .with_columns(boots_more=pl.min_horizontal(pl.col("boots_wanted") - pl.col("boots"), left))
+        .filter(pl.col("boots_more") > 0)
+        .group_by(key)
+        .agg(
+            cells=pl.struct("kind", "prompt_tokens", "output_tokens", "concurrency").n_unique(),
+            boots_more=pl.col("boots_more").max(),
+        )
+        .sort(key)
+    )

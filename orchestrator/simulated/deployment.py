@@ -1,0 +1,251 @@
+"""A GPU and its engines in virtual time, behind the same seam as real ones. What it says is a prediction.
+
+    with open_deployment(block, arms) as deployment:
+        observation = deployment.measure(WindowOrder(...))
+
+The same order on the same boot gives the same window; the virtual clock goes on from window to window. What is
+modelled and what is not: docs/simulation.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator.errors import BootError
+from orchestrator.gpus import KINDS, GpuKind
+from orchestrator.memory import EngineSizing
+from orchestrator.observation import Attachment, BootFacts, Observation, WindowOrder
+from orchestrator.plan import Block
+from orchestrator.simulated import readings
+from orchestrator.simulated.constants import MODEL_VERSION, value
+from orchestrator.simulated.engine import Engine, EngineSettings, HostCosts
+from orchestrator.simulated.kernels import StepCosts
+from orchestrator.simulated.noise import Noise, generator
+from orchestrator.simulated.options import SimulationOptions
+from orchestrator.simulated.power import PowerCap
+from orchestrator.simulated.sharing import SideBySide, TimeSlices
+from orchestrator.simulated.simulation import Run, simulate
+from orchestrator.trial import Arm, Mps, fingerprint
+from workloads.architecture import Architecture, bytes_per_parameter
+from workloads.catalogue import load_model
+
+FIRST_PID = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """One arm that is up: what its engines are made of."""
+
+    facts: BootFacts
+    settings: EngineSettings
+    costs: StepCosts
+    host: HostCosts
+    noise: Noise
+    seed: str
+    pids: tuple[int, ...]
+
+
+@contextmanager
+def open_deployment(block: Block, arms: Sequence[Arm], gpu: object | None = None) -> Iterator[SimulatedDeployment]:
+    """Bring up the engines of `arms` in virtual time; `gpu` is ignored: there is none.
+
+    Raises BootError where vLLM would refuse the engine arguments or a failure is planted, SpecError for unknown
+    simulation options, ModelError for an unknown model or dtype.
+    """
+    yield SimulatedDeployment(block, arms)
+
+
+class SimulatedDeployment:
+    """Implements `observation.Deployment`."""
+
+    def __init__(self, block: Block, arms: Sequence[Arm]) -> None:
+        self.block = block
+        self.options = SimulationOptions.from_engine_args(block.engine_args)
+        if block.gpu_kind not in KINDS:
+            raise BootError(f"no data sheet for GPU kind {block.gpu_kind!r}; known: {', '.join(KINDS)}")
+        self.gpu: GpuKind = KINDS[block.gpu_kind]
+        self.architecture = load_model(block.model)
+        self._boots = {arm.name: self._boot(arm, index) for index, arm in enumerate(arms)}
+        self._arms = {arm.name: arm for arm in arms}
+        self._memory_bytes = sum(arm.engines * block.memory[arm.name].total for arm in arms)
+        self._windows: dict[str, int] = {}
+        self.now_s = value("boot")  # virtual; engines start in parallel
+
+    @property
+    def boots(self) -> Mapping[str, BootFacts]:
+        return {name: boot.facts for name, boot in self._boots.items()}
+
+    def measure(self, order: WindowOrder) -> Observation:
+        """Simulate one window; takes as long as that takes, or `wall_s_per_window` where more.
+
+        Raises the planted failure, if there is one for this window.
+        """
+        began = time.monotonic()
+        number = self._windows[order.arm.name] = self._windows.get(order.arm.name, -1) + 1
+        failure = self.options.fail
+        if failure is not None and (failure.arm, failure.at_window) == (order.arm.name, number) and self._due():
+            failure.strike(f"at its window {number}")
+        boot = self._boots[order.arm.name]
+        gain = float(self.options.planted_gain.get(order.arm.name, 1.0))
+        until_s = (order.warmup_s + order.window_s) * gain
+        run = self._run(order, boot, gain, until_s)
+        window = readings.Window(
+            from_s=order.warmup_s * gain,
+            until_s=until_s,
+            scale=1.0 / gain,
+            origin_ns=round(self.now_s * 1e9),
+            engines=order.arm.engines,
+            prompt_tokens=order.workload.prompt_tokens,
+        )
+        observation = self._observe(order, boot, run, window)
+        self.now_s += order.warmup_s + order.window_s + value("handover")
+        time.sleep(max(0.0, self.options.wall_s_per_window - (time.monotonic() - began)))
+        return observation
+
+    def _run(self, order: WindowOrder, boot: Boot, gain: float, until_s: float) -> Run:
+        """Load the arm's engines and run them; with a planted gain, one engine of the whole concurrency instead."""
+        planted = self.options.planted
+        arm, work = order.arm, order.workload
+        rng = generator("window", boot.seed, order.seed, work, order.concurrency, order.pilot)
+        speed = boot.noise.window_speed(self.now_s, rng)
+        count = 1 if planted else arm.engines
+        host = boot.host if planted else boot.host.scaled(1 / speed)
+        engines = [
+            Engine(boot.settings, boot.costs, host, work, 1 / speed, boot.noise.step_jitter(rng)) for _ in range(count)
+        ]
+        if planted:
+            engines[0].even_step_s = engines[0].mean_step_s(order.concurrency)
+        starts_s, lengths = self._first_requests(order, rng)
+        for client, (start_s, length) in enumerate(zip(starts_s, lengths, strict=True)):
+            engines[client % count].send(
+                client, 0, length, start_s * gain, start_s * gain + boot.host.frontend_request_s
+            )
+        sharing = TimeSlices() if arm.sharing == "timesliced" and not planted else SideBySide()
+        return simulate(engines, sharing, PowerCap(self.gpu, enabled=not planted), until_s)
+
+    def _first_requests(self, order: WindowOrder, rng: np.random.Generator) -> tuple[list[float], list[int]]:
+        """Starts and lengths of the clients' first requests: out of step from the beginning, as after long running.
+
+        Where a planted truth is to come back without noise, both are spread evenly instead of at random, and alike in
+        every window, or chance in the load would hide it.
+        """
+        count, longest = order.concurrency, order.workload.output_tokens
+        spread_s = order.warmup_s * value("stagger")
+        if self.options.planted and not self.options.realistic:
+            even = (np.arange(count) + 0.5) / count
+            shuffled = generator("residual", count, longest).permutation(even)
+            return (even * spread_s).tolist(), np.ceil(shuffled * longest).astype(int).tolist()
+        starts_s = np.sort(rng.uniform(0.0, spread_s, count))
+        return starts_s.tolist(), rng.integers(1, longest + 1, count).tolist()
+
+    def _observe(self, order: WindowOrder, boot: Boot, run: Run, window: readings.Window) -> Observation:
+        requests = readings.Requests.of(run, window)
+        return Observation(
+            start_ns=window.origin_ns + round(order.warmup_s * 1e9),
+            duration_s=order.window_s,
+            warmup_s=order.warmup_s,
+            output_tokens=int(readings.tokens_by_second(requests, window).sum()),
+            prompt_tokens=readings.prompt_tokens(requests, window),
+            requests=readings.requests_frame(requests, window),
+            samples=readings.samples_frame(run, requests, window, self.gpu),
+            engines=readings.engine_facts(run, requests, window, order.concurrency, boot.facts.kv_bytes_per_engine),
+            gpu=readings.gpu_facts(run, window, self.gpu, self._memory_bytes),
+            attachment=self._attachment(order.arm),
+            idle_arm_steps=0,
+            driver_cpu=0.0,
+            steal_share=0.0,
+            notes={"simulated": True, "planted_gain": self.options.planted},
+        )
+
+    def _attachment(self, arm: Arm) -> Attachment:
+        own = self._boots[arm.name].pids
+        if arm.sharing != "mps":
+            return Attachment((), (), own, own, "simulated")
+        others = tuple(
+            pid for name, boot in self._boots.items() if self._arms[name].sharing != "mps" for pid in boot.pids
+        )
+        return Attachment(own, own, others, others, "simulated")
+
+    def _due(self) -> bool:
+        failure = self.options.fail
+        return failure is not None and (
+            failure.repeat is None or any(repeat.number == failure.repeat for repeat in self.block.repeats)
+        )
+
+    def _boot(self, arm: Arm, index: int) -> Boot:
+        block, options = self.block, self.options
+        failure = options.fail
+        if failure is not None and failure.error == "BootError" and failure.arm == arm.name and self._due():
+            failure.strike("at its boot")
+        planted = options.planted
+        deployment_seed = fingerprint([block.gpu_kind, block.model, [repeat.repeat_id for repeat in block.repeats]])
+        seed = fingerprint([deployment_seed, arm.name])
+        gpu_uuid = f"SIM-{fingerprint([block.gpu_kind, deployment_seed])}"
+        sizing = block.sizing[arm.name]
+        args = {**block.engine_args, **({} if planted else arm.engine_args)}
+        capped = isinstance(arm.mode, Mps) and not planted
+        share = arm.mode.active_thread_percentage / 100 if capped and isinstance(arm.mode, Mps) else 1.0
+        host = HostCosts.from_constants()
+        pids = tuple(FIRST_PID + 100 * index + engine for engine in range(arm.engines))
+        return Boot(
+            facts=BootFacts(
+                boot_id=f"sim-{seed}",
+                boot_s=value("boot"),
+                gpu_name=f"Simulated {block.gpu_kind}",
+                gpu_uuid=gpu_uuid,
+                host="simulated",
+                kv_bytes_per_engine=sizing.kv_bytes,
+                max_model_len_tokens=sizing.max_model_len_tokens,
+                max_num_seqs=sizing.max_num_seqs,
+                weights="none",
+                placement={"cores_per_engine": arm.cores_per_engine, "pinned": arm.pinned, "pids": list(pids)},
+                software={"simulator": MODEL_VERSION},
+            ),
+            settings=_settings(arm, args, sizing, self.architecture, 1 if not planted else arm.engines),
+            costs=StepCosts(
+                self.architecture,
+                self.gpu,
+                max(1, int(self.gpu.sms * share)),
+                bytes_per_parameter(str(args.get("dtype", "bfloat16")), args.get("quantization")),
+            ),
+            host=host if arm.pinned or planted else host.scaled(value("unpinned_host")),
+            noise=Noise.of_boot(seed, deployment_seed, options.realistic, options.slow_boot_probability),
+            seed=seed,
+            pids=pids,
+        )
+
+
+def _settings(
+    arm: Arm, args: Mapping[str, object], sizing: EngineSizing, architecture: Architecture, merged_engines: int
+) -> EngineSettings:
+    """Engine settings from vLLM's arguments and defaults. Raises BootError for a combination that vLLM refuses."""
+    element_bytes = 1.0 if str(args.get("kv_cache_dtype", "auto")).startswith("fp8") else 2.0
+    budget = _integer(args, "max_num_batched_tokens", int(value("max_num_batched_tokens")))
+    if budget < sizing.max_num_seqs:
+        raise BootError(f"max_num_batched_tokens ({budget}) must be at least max_num_seqs ({sizing.max_num_seqs})")
+    sizes = args.get("cudagraph_capture_sizes")
+    capture = min(2 * sizing.max_num_seqs, int(value("max_capture")))
+    if isinstance(sizes, list | tuple):
+        capture = max((int(size) for size in sizes), default=0)
+    return EngineSettings(
+        max_num_seqs=sizing.max_num_seqs,
+        kv_tokens=int(merged_engines * sizing.kv_bytes / architecture.kv_bytes_per_token(element_bytes)),
+        max_num_batched_tokens=budget,
+        capture_tokens=0 if args.get("enforce_eager") else _integer(args, "max_cudagraph_capture_size", capture),
+        async_scheduling=args.get("async_scheduling") is not False,
+        own_frontend_core=arm.cores_per_engine > 1,
+    )
+
+
+def _integer(args: Mapping[str, object], name: str, default: int) -> int:
+    given = args.get(name)
+    if given is None:
+        return default
+    if not isinstance(given, int) or isinstance(given, bool):
+        raise BootError(f"{name} must be a whole number, not {given!r}")
+    return given

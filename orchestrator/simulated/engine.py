@@ -1,0 +1,322 @@
+"""One engine in virtual time: closed-loop clients, continuous batching with chunked prefill, and the host's cost of it.
+
+The unit is the engine step. A step is formed when EngineCore's thread is free: decodes first, one token each, then
+prompts first come first served in chunks, up to the token budget (vLLM V1). Forming it costs host time; steps beyond
+the captured CUDA graphs also cost a launch for each kernel, during which the GPU may already work. With asynchronous
+scheduling one step may be formed while the one before is on the GPU. Tokens leave through the frontend, which has a
+core of its own and takes time for each; a client sends its next request when it has its last token.
+
+Sequences are counted, not stepped: all of them advance by one token a step, so the step at which a request ends is
+known when its prompt is done.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from orchestrator.simulated.constants import value
+from orchestrator.simulated.kernels import StepCost, StepCosts
+from orchestrator.trial import Workload
+
+INFINITY = math.inf
+FULL_GRAPH, PIECEWISE_GRAPH, EAGER = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What an engine is started with. kv_tokens: room of its KV cache; capture: largest captured graph, 0 for none."""
+
+    max_num_seqs: int
+    kv_tokens: int
+    max_num_batched_tokens: int
+    capture_tokens: int
+    async_scheduling: bool
+    own_frontend_core: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class HostCosts:
+    """Host seconds; `scaled` for a faster or slower host."""
+
+    step_s: float
+    sequence_s: float
+    token_s: float
+    request_s: float
+    frontend_token_s: float
+    frontend_request_s: float
+    eager_launch_s: float
+    graph_launch_s: float
+
+    @classmethod
+    def from_constants(cls) -> HostCosts:
+        return cls(
+            value("engine_core_step"),
+            value("engine_core_sequence"),
+            value("engine_core_token"),
+            value("engine_core_request"),
+            value("frontend_token"),
+            value("frontend_request"),
+            value("eager_launch"),
+            value("graph_launch"),
+        )
+
+    def scaled(self, factor: float) -> HostCosts:
+        return HostCosts(*(getattr(self, name) * factor for name in self.__dataclass_fields__))
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request: step indices are -1 until its prompt is done; `last_step` is when its last token will be made."""
+
+    client: int
+    sequence: int
+    sent_s: float
+    output_tokens: int
+    prefilled: int = 0
+    first_step: int = -1
+    last_step: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A step as the GPU gets it: `seconds` alone on the GPU, but no end before its last launch at `launched_s`."""
+
+    cost: StepCost
+    seconds: float
+    launched_s: float
+
+
+@dataclass(slots=True)
+class StepLog:
+    """One entry a step, in step order; `gpu_done_s` and `delivered_s` are shorter while steps are in flight."""
+
+    tokens: list[int]
+    running: list[int]
+    waiting: list[int]
+    mode: list[int]
+    host_s: list[float]
+    kv_tokens: list[int]
+    scheduled: list[int]
+    cost: list[StepCost]
+    gpu_done_s: list[float]
+    delivered_s: list[float]
+
+    @classmethod
+    def empty(cls) -> StepLog:
+        return cls(*([] for _ in cls.__dataclass_fields__))
+
+
+class Engine:
+    """One engine under load. The simulation calls `host_event` at `host_at`, and `gpu_done` when a job has ended.
+
+    gpu_slowness: seconds a modelled GPU second takes in this window; jitter: factors of host time, cycled through;
+    even_step_s: where given, every step takes just this long, so that the rate is the same at all times.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        costs: StepCosts,
+        host: HostCosts,
+        workload: Workload,
+        gpu_slowness: float = 1.0,
+        jitter: tuple[float, ...] = (1.0,),
+        even_step_s: float | None = None,
+    ) -> None:
+        self.settings, self.costs, self.host, self.workload = settings, costs, host, workload
+        self.gpu_slowness, self.jitter, self.even_step_s = gpu_slowness, jitter, even_step_s
+        self.layers = costs.architecture.layers
+        self.depth = 2 if settings.async_scheduling else 1
+        self.clock = 1.0  # share of the boost clock, set by the power cap
+        self.host_at = INFINITY
+        self.in_flight = 0
+        self.on_gpu = False
+        self.ready: Job | None = None
+        self.log = StepLog.empty()
+        self.requests: list[Request] = []
+        self._preparing: Job | None = None
+        self._host_busy = False
+        self._arrivals: list[tuple[float, int, Request]] = []
+        self._waiting: deque[Request] = deque()
+        self._partial: Request | None = None
+        self._ends: dict[int, list[Request]] = {}
+        self._decoding = 0  # sequences that decode in the next step, and the KV entries they read
+        self._context = 0
+        self._running = 0
+        self._kv_tokens = 0
+        self._frontend_free_s = 0.0
+
+    def send(self, client: int, sequence: int, output_tokens: int, sent_s: float, arrives_s: float) -> None:
+        """A client sends a request at `sent_s`; EngineCore has it at `arrives_s`."""
+        request = Request(client, sequence, sent_s, output_tokens)
+        self.requests.append(request)
+        heappush(self._arrivals, (arrives_s, len(self.requests), request))
+
+    def host_event(self, now: float) -> Job | None:
+        """EngineCore's thread has come to a point: a step is ready for the GPU, or it is free to form the next one.
+
+        Returns the job where one is to go to the GPU at once.
+        """
+        job = self._preparing
+        submit = None
+        if job is not None:
+            self._preparing = None
+            if self.on_gpu:
+                self.ready = job
+            else:
+                self.on_gpu, submit = True, job
+            if job.launched_s > now:
+                self.host_at = job.launched_s
+                return submit
+        self._host_busy = False
+        self.form_step(now)
+        return submit
+
+    def gpu_done(self, now: float) -> Job | None:
+        """The step on the GPU has ended: deliver its tokens. Returns the next job where one is ready."""
+        self.in_flight -= 1
+        self._deliver(len(self.log.gpu_done_s), now)
+        self.log.gpu_done_s.append(now)
+        job, self.ready = self.ready, None
+        self.on_gpu = job is not None
+        if not self._host_busy:
+            self.form_step(now)
+        return job
+
+    def form_step(self, now: float) -> None:
+        """Form the next step if the pipeline has room and there is work; else wait for the GPU or the next arrival."""
+        if self.in_flight >= self.depth:
+            self.host_at = INFINITY
+            return
+        arrivals, waiting = self._arrivals, self._waiting
+        while arrivals and arrivals[0][0] <= now:
+            waiting.append(heappop(arrivals)[2])
+        chunks: tuple[tuple[int, int], ...] = ()
+        new = made = joining = 0
+        if waiting or self._partial is not None:
+            chunks, new, made, joining = self._admit()
+        decoding, log = self._decoding, self.log
+        tokens = decoding + sum(chunk[0] for chunk in chunks)
+        if tokens == 0:
+            self.host_at = arrivals[0][0] if arrivals else INFINITY
+            return
+        cost = self.costs.of(decoding, self._context, chunks)
+        mode, launch_s = self._launch(tokens, bool(chunks), cost)
+        host, step = self.host, len(log.tokens)
+        host_s = host.step_s + host.sequence_s * (decoding + len(chunks)) + host.token_s * tokens + host.request_s * new
+        if not self.settings.own_frontend_core:
+            host_s += host.frontend_token_s * (decoding + made)
+        host_s *= self.jitter[step % len(self.jitter)]
+        log.tokens.append(decoding + made)
+        log.running.append(decoding + len(chunks))
+        log.waiting.append(len(waiting))
+        log.mode.append(mode)
+        log.host_s.append(host_s + launch_s)
+        log.kv_tokens.append(self._kv_tokens)
+        log.scheduled.append(tokens)
+        log.cost.append(cost)
+        self._advance(step, joining)
+        seconds = (cost.compute_s / self.clock + cost.memory_s + cost.gap_s) * self.gpu_slowness
+        if self.even_step_s is not None:
+            seconds = self.even_step_s * self.gpu_slowness
+            host_s = launch_s = 0.0
+        self._preparing = Job(cost, seconds, now + host_s + launch_s)
+        self._host_busy = True
+        self.in_flight += 1
+        # One graph launch is a moment; thousands of kernels are launched while the first of them run already.
+        self.host_at = now + host_s + (launch_s if mode == FULL_GRAPH else 0.0)
+
+    def mean_step_s(self, clients: int) -> float:
+        """Length of a step of all clients with the prompts that come to one step in the long run."""
+        work = self.workload
+        prompts = math.ceil(clients * work.prompt_tokens / work.output_tokens)
+        room = max(1, self.settings.max_num_batched_tokens - clients)
+        chunks = () if work.kind == "decode" else ((min(prompts, room), 0),)
+        decoding = clients if work.output_tokens > 1 or work.kind == "decode" else 0
+        cost = self.costs.of(decoding, decoding * (work.prompt_tokens + work.output_tokens // 2), chunks)
+        host_s = self.host.step_s + self.host.sequence_s * (decoding + len(chunks))
+        return max(host_s, cost.seconds) if self.settings.async_scheduling else host_s + cost.seconds
+
+    def _admit(self) -> tuple[tuple[tuple[int, int], ...], int, int, int]:
+        """Fill the step's budget with prompts: chunks, new requests, first tokens made, sequences that go on to decode.
+
+        Where a workload has no prefill, its requests start as decodes of the whole prompt. A request is admitted only
+        with room for all of its tokens, so nothing is ever preempted.
+        """
+        settings, work, step = self.settings, self.workload, len(self.log.tokens)
+        budget = settings.max_num_batched_tokens - self._decoding
+        chunks: list[tuple[int, int]] = []
+        new = made = joining = 0
+        while budget > 0:
+            request = self._partial
+            if request is None:
+                if not self._waiting or self._running >= settings.max_num_seqs:
+                    break
+                request = self._waiting[0]
+                need = work.prompt_tokens + request.output_tokens
+                if self._kv_tokens + need > settings.kv_tokens and self._running:
+                    break
+                self._waiting.popleft()
+                new += 1
+                self._running += 1
+                self._kv_tokens += need
+            if work.kind == "decode":
+                self._decoding += 1
+                self._context += work.prompt_tokens
+                budget -= 1
+            else:
+                take = min(budget, work.prompt_tokens - request.prefilled)
+                chunks.append((take, request.prefilled))
+                request.prefilled += take
+                budget -= take
+                if request.prefilled < work.prompt_tokens:
+                    self._partial = request
+                    break
+                made += 1
+                joining += request.output_tokens > 1
+            self._partial = None
+            request.first_step = step
+            request.last_step = step + request.output_tokens - 1
+            self._ends.setdefault(request.last_step, []).append(request)
+        return tuple(chunks), new, made, joining
+
+    def _advance(self, step: int, joining: int) -> None:
+        """Make the counts those of the step after `step`."""
+        self._context += self._decoding
+        prompt = self.workload.prompt_tokens
+        for request in self._ends.get(step, ()):
+            self._running -= 1
+            self._kv_tokens -= prompt + request.output_tokens
+            if request.output_tokens > 1 or self.workload.kind == "decode":
+                self._decoding -= 1
+                self._context -= prompt + request.output_tokens
+        self._decoding += joining
+        self._context += joining * (prompt + 1)
+
+    def _launch(self, tokens: int, has_prefill: bool, cost: StepCost) -> tuple[int, float]:
+        """How a step is launched, and its host seconds. With prefill, attention is launched between pieces of graph."""
+        host = self.host
+        if tokens > self.settings.capture_tokens:
+            return EAGER, cost.launches * host.eager_launch_s
+        if has_prefill:
+            return (
+                PIECEWISE_GRAPH,
+                (self.layers + 1) * host.graph_launch_s + cost.attention_launches * host.eager_launch_s,
+            )
+        return FULL_GRAPH, host.graph_launch_s
+
+    def _deliver(self, step: int, now: float) -> None:
+        """Pass a step's tokens through the frontend; clients whose request ended send their next one."""
+        host = self.host
+        start = max(self._frontend_free_s, now)
+        per_token_s = host.frontend_token_s if self.settings.own_frontend_core else 0.0
+        delivered = start + self.log.tokens[step] * per_token_s
+        self.log.delivered_s.append(delivered)
+        free = delivered
+        for request in self._ends.pop(step, ()):
+            free += host.frontend_request_s
+            self.send(request.client, request.sequence + 1, self.workload.output_tokens, delivered, free)
+        self._frontend_free_s = free

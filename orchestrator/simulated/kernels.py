@@ -1,0 +1,168 @@
+"""GPU time of one engine step, from the arithmetic of its model: a roofline for each layer type.
+
+A layer type is bound by compute or by memory. Its kernels fill as many SMs as they have thread blocks, in whole waves;
+each launch adds a fixed tail in which the GPU does nothing. A step is then three phases, compute-bound, memory-bound
+and gaps, each with the share of the SMs and of the memory's bandwidth that it holds while it runs: all that the
+sharing of a GPU needs to know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from operator import add
+from typing import NamedTuple
+
+from orchestrator.gpus import GpuKind
+from orchestrator.simulated.constants import value
+from workloads.architecture import Architecture, Batch, Work
+
+GEMMS = frozenset({"qkv", "attention_out", "mlp", "lm_head"})
+CONTEXT_GRAIN_TOKENS = 16  # a KV block of vLLM: costs are cached by the mean decode context in whole blocks
+CACHE_ENTRIES = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """One step alone on the GPU at full clock.
+
+    compute_s, memory_s, gap_s: seconds of the three phases; *_sm, *_bw: the mean share of the GPU's SMs and of its
+    achievable bandwidth held in the phase; sm_seconds: SM activity, as the counter would see it; launches: kernels.
+    """
+
+    compute_s: float
+    memory_s: float
+    gap_s: float
+    compute_sm: float
+    compute_bw: float
+    memory_sm: float
+    memory_bw: float
+    sm_seconds: float
+    flops: float
+    dram_bytes: float
+    launches: int
+    attention_launches: int
+
+    @property
+    def seconds(self) -> float:
+        return self.compute_s + self.memory_s + self.gap_s
+
+
+class Roofline(NamedTuple):
+    """Times and holdings of kernels, added up: what all launches of a layer type, or of several, come to.
+
+    compute_s and memory_s are the seconds bound by each; *_sm_s and *_bw_s the shares held, times those seconds.
+    """
+
+    compute_s: float = 0.0
+    compute_sm_s: float = 0.0
+    compute_bw_s: float = 0.0
+    memory_s: float = 0.0
+    memory_sm_s: float = 0.0
+    memory_bw_s: float = 0.0
+    sm_seconds: float = 0.0
+    flops: float = 0.0
+    dram_bytes: float = 0.0
+    launches: int = 0
+
+    def plus(self, other: Roofline) -> Roofline:
+        return Roofline(*map(add, self, other))
+
+
+class StepCosts:
+    """Step costs of one model on one GPU of which `sms` may be used; remembers them by what the batch is made of."""
+
+    def __init__(
+        self, architecture: Architecture, gpu: GpuKind, sms: int | None = None, bytes_per_parameter: float = 2.0
+    ) -> None:
+        self.architecture = architecture
+        self.gpu = gpu
+        self.sms = gpu.sms if sms is None else sms
+        self._bytes_per_parameter = bytes_per_parameter
+        self._known: dict[tuple[int, int, tuple[tuple[int, int], ...]], StepCost] = {}
+        self._rest: dict[tuple[int, int], Roofline] = {}
+        self._usable = self.sms / gpu.sms
+        self._gemm_rate = gpu.bf16_flops_per_s * value("gemm_efficiency") * self._usable
+        self._attention_rate = gpu.bf16_flops_per_s * value("attention_efficiency") * self._usable
+        self._vector_rate = gpu.bf16_flops_per_s * value("vector_rate") * self._usable
+        self._bandwidth = gpu.memory_bytes_per_s * value("copy_efficiency")
+        self._l2_bandwidth = gpu.memory_bytes_per_s * value("l2_bandwidth")
+        self._l2_bytes = gpu.l2_bytes * value("l2_usable")
+        self._sms_to_fill_memory = value("sms_to_fill_memory")
+        self._splits = int(value("tile_splits"))
+        self._tail_s = value("kernel_tail")
+
+    def of(self, decode_sequences: int, context_tokens: int, prefill: tuple[tuple[int, int], ...]) -> StepCost:
+        """The cost of a batch; its decode contexts are rounded to whole KV blocks a sequence on average."""
+        blocks = round(context_tokens / (decode_sequences * CONTEXT_GRAIN_TOKENS)) if decode_sequences else 0
+        key = (decode_sequences, blocks, prefill)
+        cost = self._known.get(key)
+        if cost is None:
+            if len(self._known) >= CACHE_ENTRIES:
+                self._known.clear()
+                self._rest.clear()
+            context = max(1, blocks * CONTEXT_GRAIN_TOKENS) * decode_sequences
+            cost = self._known[key] = self.exact(Batch(decode_sequences, context, prefill))
+        return cost
+
+    def exact(self, batch: Batch) -> StepCost:
+        """The cost of a batch, computed anew; only attention looks at more of a batch than its tokens and sequences."""
+        works = self.architecture.step_work(batch, bytes_per_parameter=self._bytes_per_parameter)
+        attention = next((self.roofline(work) for work in works if work.layer_type == "attention"), Roofline())
+        key = (batch.tokens, batch.sequences)
+        rest = self._rest.get(key)
+        if rest is None:
+            rest = Roofline()
+            for work in works:
+                if work.layer_type != "attention":
+                    rest = rest.plus(self.roofline(work))
+            self._rest[key] = rest
+        total = rest.plus(attention)
+        compute_s, memory_s = total.compute_s, total.memory_s
+        return StepCost(
+            compute_s,
+            memory_s,
+            total.launches * self._tail_s,
+            total.compute_sm_s / compute_s if compute_s else 0.0,
+            total.compute_bw_s / compute_s if compute_s else 0.0,
+            total.memory_sm_s / memory_s if memory_s else 0.0,
+            total.memory_bw_s / memory_s if memory_s else 0.0,
+            total.sm_seconds,
+            total.flops,
+            total.dram_bytes,
+            total.launches,
+            attention.launches,
+        )
+
+    def roofline(self, work: Work) -> Roofline:
+        """One layer type, tails not counted; only the FLOPs of tensor cores are reported.
+
+        Activations that fit into the usable part of L2 never reach device memory. Too few thread blocks neither fill
+        the tensor cores nor draw the whole bandwidth.
+        """
+        is_gemm, is_attention = work.layer_type in GEMMS, work.layer_type == "attention"
+        blocks = work.tiles * self._splits if is_gemm else work.tiles
+        fill = _fill(work.tiles, self.sms)
+        if is_gemm:
+            fill = max(fill, _fill(work.tiles * 2, self.sms), _fill(blocks, self.sms))
+        rate = self._gemm_rate if is_gemm else self._attention_rate if is_attention else self._vector_rate
+        compute_s = work.flops / (rate * fill) if fill else 0.0
+        active = self._usable * min(1.0, blocks / self.sms)
+        reach = min(1.0, active / self._sms_to_fill_memory)
+        in_l2 = work.activation_bytes <= self._l2_bytes * work.launches
+        dram_bytes = work.weight_bytes + work.kv_bytes + (0.0 if in_l2 else work.activation_bytes)
+        memory_s = (dram_bytes / self._bandwidth) / reach if reach else 0.0
+        if in_l2 and reach:
+            memory_s += work.activation_bytes / (self._l2_bandwidth * reach)
+        flops = work.flops if is_gemm or is_attention else 0.0
+        bw_s = dram_bytes / self._bandwidth
+        if compute_s >= memory_s:
+            sm_s = self._usable * fill * compute_s
+            return Roofline(compute_s, sm_s, bw_s, 0.0, 0.0, 0.0, sm_s, flops, dram_bytes, work.launches)
+        sm_s = min(active, self._sms_to_fill_memory) * memory_s
+        return Roofline(0.0, 0.0, 0.0, memory_s, sm_s, bw_s, active * memory_s, flops, dram_bytes, work.launches)
+
+
+def _fill(tiles: float, sms: int) -> float:
+    """Mean share of `sms` that hold a block while whole waves of `tiles` equal blocks run (wave quantisation)."""
+    return tiles / (ceil(tiles / sms) * sms) if tiles > 0 else 0.0

@@ -1,0 +1,167 @@
+"""How the kernels of several engines share one GPU, in virtual time.
+
+`SideBySide` is MPS, and one engine alone: the steps of all engines progress together and contend for SMs and memory
+bandwidth. `TimeSlices` is the driver without MPS: the kernels of one context at a time, in turns. Both hand back each
+job's engine when the job is done.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from orchestrator.simulated.constants import value
+from orchestrator.simulated.engine import INFINITY, Engine, Job
+
+Phase = tuple[float, float, float]  # share of the step's time, of the SMs, of the achievable bandwidth
+
+
+class Sharing(Protocol):
+    """What runs on the GPU."""
+
+    def start(self, engine: Engine, job: Job, now: float) -> None:
+        """An engine, which has nothing there, hands over its next job."""
+        ...
+
+    def next_at(self, now: float) -> float:
+        """When something happens next if nothing is started before; infinity on an idle GPU."""
+        ...
+
+    def event(self, now: float) -> Engine | None:
+        """Let it happen: the engine whose job is done, or None where only the turn changed."""
+        ...
+
+
+class SideBySide:
+    """Jobs run at once. All are slowed alike, by the mean over the phases that can meet of what is asked for.
+
+    Phases of different engines meet at random: kernels last microseconds, steps milliseconds. Where the sum of SM or
+    bandwidth shares is above one, all wait in proportion. So the GPU never does more than its roofline allows.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: list[tuple[float, Engine, tuple[Phase, ...]]] = []  # end in service time
+        self._service_s = 0.0  # seconds of work done for each job, on the common scale
+        self._updated_s = 0.0
+        self._rate = 1.0
+        self._stale = False
+
+    def start(self, engine: Engine, job: Job, now: float) -> None:
+        self._settle(now)
+        seconds = max(job.seconds, job.launched_s - now)
+        self._jobs.append((self._service_s + seconds, engine, phases(job, seconds)))
+        self._stale = True
+
+    def next_at(self, now: float) -> float:
+        if not self._jobs:
+            return INFINITY
+        if self._stale:
+            self._settle(now)
+            self._rate = 1.0 / slowdown([job[2] for job in self._jobs])
+            self._stale = False
+        first = self._jobs[0][0] if len(self._jobs) == 1 else min(job[0] for job in self._jobs)
+        return self._updated_s + max(0.0, first - self._service_s) / self._rate
+
+    def event(self, now: float) -> Engine:
+        self._settle(now)
+        done = min(range(len(self._jobs)), key=lambda index: self._jobs[index][0])
+        end, engine, _ = self._jobs.pop(done)
+        self._service_s = max(self._service_s, end)  # rounding must not leave a sliver of the job behind
+        self._stale = True
+        return engine
+
+    def _settle(self, now: float) -> None:
+        self._service_s += (now - self._updated_s) * self._rate
+        self._updated_s = now
+
+
+class TimeSlices:
+    """One context at a time. A context whose kernels run out gives up its turn; a switch costs time.
+
+    Gaps within a step, also those of launches that come late, are not given to others: they are shorter than a slice.
+    """
+
+    def __init__(self) -> None:
+        self.slice_s = value("time_slice")
+        self.switch_s = value("context_switch")
+        self._holder: Engine | None = None
+        self._running: Engine | None = None
+        self._from_s = 0.0
+        self._remaining_s = 0.0
+        self._slice_ends_s = 0.0
+        self._queue: deque[tuple[Engine, float]] = deque()
+
+    def start(self, engine: Engine, job: Job, now: float) -> None:
+        seconds = max(job.seconds, job.launched_s - now)
+        keeps_turn = self._running is None and self._holder is engine and (now < self._slice_ends_s or not self._queue)
+        if keeps_turn:
+            self._running, self._from_s, self._remaining_s = engine, now, seconds
+        else:
+            self._queue.append((engine, seconds))
+
+    def next_at(self, now: float) -> float:
+        if self._running is None:
+            if not self._queue:
+                return INFINITY
+            self._dispatch(now)
+        end = self._from_s + self._remaining_s
+        if self._queue:
+            return min(end, max(self._slice_ends_s, self._from_s, now))
+        return end
+
+    def event(self, now: float) -> Engine | None:
+        engine = self._running
+        if engine is None:
+            return None
+        if now >= self._from_s + self._remaining_s:
+            self._running = None
+            return engine
+        self._queue.append((engine, self._remaining_s - (now - self._from_s)))
+        self._dispatch(now)
+        return None
+
+    def _dispatch(self, now: float) -> None:
+        engine, self._remaining_s = self._queue.popleft()
+        self._from_s = now if engine is self._holder or self._holder is None else now + self.switch_s
+        self._slice_ends_s = self._from_s + self.slice_s
+        self._running = self._holder = engine
+
+
+def phases(job: Job, seconds: float) -> tuple[Phase, ...]:
+    """The phases of a job that takes `seconds` alone in which it holds anything; the rest of its time are gaps."""
+    cost = job.cost
+    scale = job.seconds / (cost.seconds * seconds) if seconds > 0 else 0.0
+    return (
+        (cost.compute_s * scale, cost.compute_sm, cost.compute_bw),
+        (cost.memory_s * scale, cost.memory_sm, cost.memory_bw),
+    )
+
+
+def slowdown(jobs: Sequence[tuple[Phase, ...]]) -> float:
+    """Mean over independent phases of max(1, SM shares asked for, bandwidth shares asked for); 1 for one job.
+
+    At least max(1, sum of the jobs' mean SM shares, sum of their mean bandwidth shares), by Jensen's inequality.
+    """
+    if len(jobs) == 1:
+        return 1.0
+    if len(jobs) == 2:
+        extra = 0.0
+        for weight_a, sm_a, bw_a in jobs[0]:
+            for weight_b, sm_b, bw_b in jobs[1]:
+                asked = max(sm_a + sm_b, bw_a + bw_b)
+                if asked > 1.0:
+                    extra += weight_a * weight_b * (asked - 1.0)
+        return 1.0 + extra
+    return _mean_asked(jobs, 0, 0.0, 0.0)
+
+
+def _mean_asked(jobs: Sequence[tuple[Phase, ...]], first: int, sm: float, bw: float) -> float:
+    if first == len(jobs):
+        return max(1.0, sm, bw)
+    gaps = 1.0 - sum(phase[0] for phase in jobs[first])
+    mean = gaps * _mean_asked(jobs, first + 1, sm, bw) if gaps > 1e-12 else 0.0
+    for weight, more_sm, more_bw in jobs[first]:
+        if weight > 0:
+            mean += weight * _mean_asked(jobs, first + 1, sm + more_sm, bw + more_bw)
+    return mean

@@ -1,0 +1,70 @@
+"""The event loop: engines with their host threads around one shared GPU, until the window is over.
+
+run = simulate(engines, SideBySide(), PowerCap(gpu), until_s)
+run.busy        # when the GPU had work
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.simulated.engine import Engine
+from orchestrator.simulated.power import PowerCap
+from orchestrator.simulated.sharing import Sharing
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What happened from virtual time 0 to `until_s`; the engines carry their own logs."""
+
+    engines: tuple[Engine, ...]
+    power: PowerCap
+    busy: tuple[tuple[float, float], ...]  # intervals in which some kernel ran or was between two launches
+    until_s: float
+
+
+def simulate(engines: Sequence[Engine], sharing: Sharing, power: PowerCap, until_s: float) -> Run:
+    """Run `engines`, whose first requests have been sent, from time 0 to `until_s`."""
+    busy: list[tuple[float, float]] = []
+    busy_from = now = 0.0
+    on_gpu = 0
+    for engine in engines:
+        engine.form_step(now)
+    while True:
+        at, actor = sharing.next_at(now), None
+        for engine in engines:
+            if engine.host_at < at:
+                at, actor = engine.host_at, engine
+        if at >= until_s:
+            break
+        now = at
+        if actor is not None:
+            engine, job = actor, actor.host_event(now)
+            started = job is not None
+        else:
+            ended = sharing.event(now)
+            if ended is None:
+                continue
+            engine = ended
+            if power.add(engine.log.cost[len(engine.log.gpu_done_s)], now):
+                clock = power.read(now)
+                for each in engines:
+                    each.clock = clock
+            job = engine.gpu_done(now)
+            started = False
+            if job is None:
+                on_gpu -= 1
+                if on_gpu == 0:
+                    busy.append((busy_from, now))
+        if job is not None:
+            sharing.start(engine, job, now)
+            if started:
+                if on_gpu == 0:
+                    busy_from = now
+                on_gpu += 1
+    if on_gpu:
+        busy.append((busy_from, until_s))
+    if not power.readings:
+        power.read(until_s)
+    return Run(tuple(engines), power, tuple(busy), until_s)

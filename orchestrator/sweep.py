@@ -1,0 +1,129 @@
+"""Run a sweep: load the spec, plan it, measure what the store does not hold yet, judge, report.
+
+    python -m orchestrator.sweep                                    # the default sweep
+    python -m orchestrator.sweep sweeps/smoke-gpu.yaml --store results
+    ray job submit --working-dir . -- python -m orchestrator.sweep sweeps/scaling-landscape.yaml --store s3://bucket/x
+
+Progress goes to standard error, one line a trial; the last line of standard output is one JSON object. Killed at any
+moment, the same command completes the rest: a repeat is in the store whole or not at all.
+Exit status: 0 every trial ok or skipped for a stated reason; 1 some trial failed, now or before; 2 bad spec or store;
+3 no cluster or no such GPU in it; 130 interrupted, resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.cluster import connected, in_ray_job
+from orchestrator.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TRIAL_FAILED, MpscapeError, NoStore
+from orchestrator.expand import expand
+from orchestrator.ledger import Ledger
+from orchestrator.objects import absolute_store
+from orchestrator.plan import plan
+from orchestrator.plan_table import print_plan
+from orchestrator.pool import Lost, run_blocks
+from orchestrator.progress import ProgressLine
+from orchestrator.spec import SweepSpec, default_spec_path, load_spec
+from orchestrator.store import ResultStore
+from orchestrator.target import gpus_here, resolve
+from orchestrator.verdicts import judge
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status and prints the JSON object."""
+    options = _parse(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `ray job stop` ends like Ctrl-C
+    try:
+        return run(options)
+    except MpscapeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def run(options: argparse.Namespace) -> int:
+    """The way through, from the file to the verdicts."""
+    spec = load_spec(options.spec or default_spec_path())
+    uri = absolute_store(options.store, under_ray_job=in_ray_job())
+    if options.dry_run:
+        return dry_run(spec, uri, options)
+    store = ResultStore.open(uri, create=True)
+    store.write_spec(spec.name, spec.sha, spec.text)
+    with connected() as cluster:
+        target = resolve(spec, options.backend, cluster.gpus)
+        ledger = Ledger.open(spec, store, expand(spec, target.backend, target.kind.name), options.retry_failed)
+        work = plan(ledger.remaining, target.kind)
+        ledger.note_skips(work.skips)
+        with ProgressLine(ledger.trials, target.backend, done=len(ledger.outcomes)) as progress:
+            for event in run_blocks(work.blocks, cluster, ledger.assignment):
+                if isinstance(event, Lost):
+                    summaries, final = ledger.lose(event), True
+                else:
+                    ledger.land(event.receipt)
+                    summaries, final = event.receipt.trials, event.final
+                for summary in summaries:
+                    progress.trial(summary, retried=not final)
+    return report(spec, store, ledger)
+
+
+def dry_run(spec: SweepSpec, uri: str, options: argparse.Namespace) -> int:
+    """Print the plan; touches neither the cluster nor the store, except to read what that holds."""
+    target = resolve(spec, options.backend, gpus_here())
+    repeats = expand(spec, target.backend, target.kind.name)
+    remaining = repeats
+    try:
+        remaining = Ledger.open(spec, ResultStore.open(uri, create=False), repeats, options.retry_failed).remaining
+    except NoStore as error:
+        print(f"nothing was measured yet: {error}", file=sys.stderr)
+    done = len(repeats) - len(remaining)
+    print_plan(plan(remaining, target.kind), spec, repeats, done, target, Console(width=160))
+    return EXIT_OK
+
+
+def report(spec: SweepSpec, store: ResultStore, ledger: Ledger) -> int:
+    """Judge the store and print the sweep's JSON object."""
+    counts = ledger.counts()
+    print(
+        json.dumps(
+            {
+                "sweep": spec.name,
+                "store": store.uri,
+                "trials": ledger.trials,
+                **{outcome: counts[outcome] for outcome in ("ok", "failed", "skipped")},
+                "verdicts": verdict_counts(store, spec.name),
+            }
+        ),
+        flush=True,
+    )
+    return EXIT_TRIAL_FAILED if counts["failed"] else EXIT_OK
+
+
+def verdict_counts(store: ResultStore, sweep: str) -> dict[str, Any]:
+    """Throughput verdicts of the sweep's candidate arms, counted."""
+    verdicts = judge(store.read("trials", [sweep]), store.read("windows", [sweep]))
+    rows = verdicts.filter(verdicts["metric"] == "throughput")
+    return dict(sorted(Counter(rows["verdict"]).items()))
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.sweep", description=__doc__.splitlines()[0])
+    parser.add_argument("spec", nargs="?", type=Path, help="sweep file (default: the quickstart sweep)")
+    parser.add_argument("--store", default="results", help="folder or bucket URI for the results (default: results)")
+    parser.add_argument("--backend", choices=["auto", "vllm", "vllm-cpu", "simulated"], default=None)
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and end")
+    parser.add_argument("--retry-failed", action="store_true", help="measure failed repeats anew")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

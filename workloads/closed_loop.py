@@ -1,0 +1,184 @@
+"""N clients, each with one request in flight: the next is sent when the last one ends, and nothing ever drains.
+
+A client's first request asks for a random residual length and the clients start staggered, so that the loop begins out
+of step, as it would be after long running; a cohort of fixed lengths that is released at once stays in step for ever.
+Source: a stationary renewal process seen at a random time has a uniform residual where all lengths are equal
+(D. R. Cox, Renewal Theory, 1962, section 5.2).
+
+    loop = ClosedLoop(target, load, prompts)
+    async with loop.running(at_ns):            # clients run until the block ends, then are cut off
+        await loop.ramped.wait()               # every client has seen a first token
+        ...
+    loop.requests                              # raw time stamps, aborted ones included
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from workloads.prompts import PromptPool
+
+LAG_PROBE_S = 0.02
+
+
+class Target(Protocol):
+    """Where requests go. `generate` yields once for each arrival; `tokens` says how many tokens arrived with it."""
+
+    def generate(self, prompt: list[int], output_tokens: int, request_id: str) -> AsyncIterator[Any]: ...
+
+    def tokens(self, arrival: Any) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the clients do. stagger_s: their first requests are spread evenly over this time."""
+
+    clients: int
+    prompt_tokens: int
+    output_tokens: int
+    seed: int
+    stagger_s: float = 0.0
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request, times in monotonic ns. status: running | ok | aborted | failed."""
+
+    client: int
+    sequence: int
+    asked: int
+    sent_ns: int
+    received: int = 0
+    first_token_ns: int = 0
+    last_token_ns: int = 0
+    status: str = "running"
+
+
+@dataclass(slots=True)
+class ClosedLoop:
+    """Runs the clients of one engine on the event loop it is started on."""
+
+    target: Target
+    load: Load
+    prompts: PromptPool
+    requests: list[RequestRecord] = field(default_factory=list)
+    token_times_ns: list[int] = field(default_factory=list)
+    token_counts: list[int] = field(default_factory=list)
+    lags_s: list[tuple[int, float]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    ramped: asyncio.Event = field(default_factory=asyncio.Event)
+    _waiting_for_first: int = 0
+
+    @contextlib.asynccontextmanager
+    async def running(self, start_ns: int) -> AsyncIterator[None]:
+        """Start at `start_ns` of the monotonic clock; on exit every request in flight is aborted."""
+        lengths = first_lengths(self.load)
+        self._waiting_for_first = self.load.clients
+        tasks = [asyncio.create_task(self._lag_probe())]
+        for client in range(self.load.clients):
+            offset_ns = int(self.load.stagger_s * 1e9 * client / max(self.load.clients, 1))
+            tasks.append(asyncio.create_task(self._client(client, int(lengths[client]), start_ns + offset_ns)))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _client(self, client: int, first_length: int, start_ns: int) -> None:
+        await asyncio.sleep(max(0.0, (start_ns - time.monotonic_ns()) / 1e9))
+        sequence = 0
+        while True:
+            asked = first_length if sequence == 0 else self.load.output_tokens
+            record = RequestRecord(client, sequence, asked, time.monotonic_ns())
+            self.requests.append(record)
+            await self._request(record)
+            if record.status == "failed":
+                # A target that fails at once must not become a busy loop.
+                await asyncio.sleep(0.1)
+            sequence += 1
+
+    async def _request(self, record: RequestRecord) -> None:
+        request_id = f"{self.load.seed}-{record.client}-{record.sequence}"
+        times, counts, tokens = self.token_times_ns, self.token_counts, self.target.tokens
+        try:
+            async for arrival in self.target.generate(self.prompts.next(), record.asked, request_id):
+                arrived = tokens(arrival)
+                if not arrived:
+                    continue
+                now = time.monotonic_ns()
+                times.append(now)
+                counts.append(arrived)
+                if not record.received:
+                    record.first_token_ns = now
+                    if record.sequence == 0:
+                        self._waiting_for_first -= 1
+                        if self._waiting_for_first == 0:
+                            self.ramped.set()
+                record.received += arrived
+                record.last_token_ns = now
+            record.status = "ok" if record.received == record.asked else "failed"
+        except asyncio.CancelledError:
+            record.status = "aborted"
+            raise
+        except Exception as error:  # noqa: BLE001 - the boundary of one request: its failure is a row, not the loop's end
+            record.status = "failed"
+            self.errors.append(f"{type(error).__name__}: {error}")
+
+    async def _lag_probe(self) -> None:
+        """How late the event loop wakes us: the clients' own time stamps are late by as much."""
+        while True:
+            asked = time.monotonic_ns() + int(LAG_PROBE_S * 1e9)
+            await asyncio.sleep(LAG_PROBE_S)
+            now = time.monotonic_ns()
+            self.lags_s.append((now, (now - asked) / 1e9))
+
+
+def first_lengths(load: Load) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Residual output lengths of the clients' first requests: uniform on 1..output_tokens, shape (clients,)."""
+    generator = np.random.default_rng([load.seed, 1])
+    return generator.integers(1, load.output_tokens, size=load.clients, endpoint=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopWindow:
+    """One engine's load over a window, tokens credited by their own time stamps."""
+
+    output_tokens: int
+    prompt_tokens: int
+    requests_completed: int
+    requests_failed: int
+    in_flight_mean: float
+    loop_lag_p99_s: float | None
+
+
+def summarise(loop: ClosedLoop, start_ns: int, end_ns: int) -> LoopWindow:
+    """What `loop` did in (start_ns, end_ns]. A prompt is credited when its first token came."""
+    times = np.asarray(loop.token_times_ns, dtype=np.int64)
+    counts = np.asarray(loop.token_counts, dtype=np.int64)
+    inside = (times > start_ns) & (times <= end_ns)
+    lags = [lag for at, lag in loop.lags_s if start_ns < at <= end_ns]
+    busy_ns = 0
+    prompts = completed = failed = 0
+    for record in loop.requests:
+        ended = record.last_token_ns if record.status in ("ok", "failed") else end_ns
+        busy_ns += max(0, min(ended, end_ns) - max(record.sent_ns, start_ns))
+        prompts += loop.load.prompt_tokens * (start_ns < record.first_token_ns <= end_ns)
+        if start_ns < record.last_token_ns <= end_ns:
+            completed += record.status == "ok"
+        failed += record.status == "failed" and start_ns < record.sent_ns <= end_ns
+    return LoopWindow(
+        output_tokens=int(counts[inside].sum()),
+        prompt_tokens=prompts,
+        requests_completed=completed,
+        requests_failed=failed,
+        in_flight_mean=busy_ns / (end_ns - start_ns),
+        loop_lag_p99_s=float(np.quantile(lags, 0.99)) if lags else None,
+    )
