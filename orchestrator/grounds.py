@@ -84,6 +84,7 @@ def uncertified(trials: pl.DataFrame, windows: pl.DataFrame, pairs: pl.DataFrame
         seen.filter(bad)
         .explode("certificate_failures", empty_as_null=True, keep_nulls=True)
         .drop_nulls("certificate_failures")
+        .with_columns(pl.col("certificate_failures").str.split(": ").list.first())  # the check's name, not what it saw
         .group_by("cell_id", "arm", "certificate_failures")
         .len()
         .sort("len", "certificate_failures", descending=[True, False])

@@ -5,8 +5,8 @@
 
 The guardian holds the read end of a pipe and only the owner holds the write end. A clean `close` says goodbye and the
 guardian leaves without touching anything; an end of file without goodbye, or an owner that no longer lives (a forked
-copy of it may keep the pipe open), is its death. So is the death of the `supervisor` it answers to: a Ray actor whose
-raylet was killed can live on for ever with the GPU in its hands, and is ended too, last.
+copy of it may keep the pipe open), is its death. So is the death of the raylet a Ray worker belongs to (Ray names it in
+the environment): an actor whose raylet was killed can live on for ever with the GPU in its hands, and is ended too.
 
 Then every member, its descendants noted while they lived, and every process that carries the owner's token in its
 environment get SIGTERM and, after a grace, SIGKILL, by identity; engines first, MPS daemons after them with `quit`,
@@ -91,15 +91,15 @@ class Guardian:
 
 
 @contextmanager
-def guardian(grace_s: float = 5.0, supervisor: ProcessIdentity | None = None) -> Iterator[Guardian]:
-    """Start a guardian of the calling process. Raises MeasurementError if it does not come up.
+def guardian(grace_s: float = 5.0) -> Iterator[Guardian]:
+    """Start a guardian of the calling process; `grace_s` is from SIGTERM to SIGKILL.
 
-    grace_s: from SIGTERM to SIGKILL. supervisor: for a Ray actor its raylet, `ProcessIdentity.of(os.getppid())`.
+    Raises MeasurementError if it does not come up, or if this is a Ray worker whose raylet is dead.
     """
     token = secrets.token_hex(16)
     reading, writing = os.pipe()
     try:
-        identity = _launch(reading, [token, str(grace_s), *_words(supervisor)])
+        identity = _launch(reading, [token, str(grace_s), *_words(_raylet())])
     except BaseException:
         os.close(writing)
         raise
@@ -133,6 +133,14 @@ def _launch(reading: int, settings: list[str]) -> ProcessIdentity:
         raise MeasurementError(f"the guardian process did not start: {error}", str(said)) from error
     pid, start_ticks = map(int, reply.split())
     return ProcessIdentity(pid, start_ticks)
+
+
+def _raylet() -> ProcessIdentity | None:
+    pid = os.environ.get("RAY_RAYLET_PID")
+    try:
+        return ProcessIdentity.of(int(pid)) if pid else None
+    except ProcessLookupError as error:
+        raise MeasurementError(f"the raylet {pid} of this worker is dead: its work cannot be reported") from error
 
 
 def _words(process: ProcessIdentity | None) -> list[str]:
@@ -216,7 +224,7 @@ def main() -> None:
     parser.add_argument("owner", type=int, nargs=2, help="pid and start ticks")
     parser.add_argument("token", help=f"value of {TOKEN_VARIABLE} in the environment of what is to be ended")
     parser.add_argument("grace_s", type=float, help="seconds from SIGTERM to SIGKILL")
-    parser.add_argument("supervisor", type=int, nargs="*", help="pid and start ticks")
+    parser.add_argument("raylet", type=int, nargs="*", help="pid and start ticks")
     asked = parser.parse_args()
     if os.fork():
         os._exit(0)
@@ -226,7 +234,7 @@ def main() -> None:
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     os.chdir("/")
-    watched = [ProcessIdentity(*pair) for pair in (asked.owner, asked.supervisor) if pair]
+    watched = [ProcessIdentity(*pair) for pair in (asked.owner, asked.raylet) if pair]
     _serve(watched, _Watch(asked.token, asked.grace_s))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.trial import Arm, Cell
+from orchestrator.trial import Arm, Backend, Cell
 from workloads.architecture import Architecture, bytes_per_parameter
 
 GIB = 2**30
@@ -21,8 +21,9 @@ GIB = 2**30
 CONTEXT_BYTES = int(1.4 * GIB)
 # Fragmentation and whatever else the driver keeps; vLLM's own default leaves 8 % of the GPU alone.
 USABLE_SHARE = 0.94
-# KV blocks are 16 tokens; one spare block a sequence and 2 % for blocks that are on their way back to the pool.
-KV_BLOCK_TOKENS = 16
+# Tokens in a KV block, vLLM's defaults; one spare block a sequence, one that vLLM keeps to itself, and 2 % for blocks
+# that are on their way back to the pool.
+KV_BLOCK_TOKENS: dict[Backend, int] = {"vllm": 16, "vllm-cpu": 128, "simulated": 16}
 KV_SLACK = 1.02
 # vLLM's default budget of one step, unless engine_args say otherwise.
 MAX_NUM_BATCHED_TOKENS = 8192
@@ -59,20 +60,23 @@ def request_tokens(cell: Cell) -> int:
     return work.prompt_tokens + grown
 
 
-def size_engine(arm: Arm, cells: Sequence[Cell], model: Architecture, engine_args: Mapping[str, Any]) -> EngineSizing:
+def size_engine(
+    arm: Arm, cells: Sequence[Cell], model: Architecture, engine_args: Mapping[str, Any], backend: Backend
+) -> EngineSizing:
     """Size one engine of `arm` for the largest of `cells`; `max_num_seqs` is all of C in every arm alike."""
     merged = {**engine_args, **arm.engine_args}
     kv_dtype = str(merged.get("kv_cache_dtype", "auto"))
     element_bytes = 1.0 if kv_dtype.startswith("fp8") else bytes_per_parameter(str(merged.get("dtype", "bfloat16")))
-    kv_tokens = 0
+    block_tokens = int(merged.get("block_size") or KV_BLOCK_TOKENS[backend])
+    blocks = 0
     for cell in cells:
         clients = math.ceil(cell.concurrency / arm.engines)
-        blocks = math.ceil(request_tokens(cell) / KV_BLOCK_TOKENS) + 1
-        kv_tokens = max(kv_tokens, clients * blocks * KV_BLOCK_TOKENS)
+        blocks = max(blocks, clients * (math.ceil(request_tokens(cell) / block_tokens) + 1))
     longest = max(request_tokens(cell) for cell in cells)
     return EngineSizing(
-        kv_bytes=math.ceil(kv_tokens * model.kv_bytes_per_token(element_bytes) * KV_SLACK),
-        max_model_len_tokens=int(merged.get("max_model_len", longest + KV_BLOCK_TOKENS)),
+        # Whole blocks, because the engine rounds down to them.
+        kv_bytes=math.ceil(blocks * KV_SLACK + 1) * block_tokens * model.kv_bytes_per_token(element_bytes),
+        max_model_len_tokens=int(merged.get("max_model_len", longest + block_tokens)),
         max_num_seqs=int(merged.get("max_num_seqs", max(cell.concurrency for cell in cells))),
     )
 

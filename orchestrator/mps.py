@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import MpsError, MpsFault
@@ -28,20 +27,16 @@ from orchestrator.guardian import Guardian
 from orchestrator.mps_attachment import inside_environment, prove
 from orchestrator.mps_control import PIPE_VARIABLE, MpsControl, ServerState, find_binary, scrubbed_environment
 from orchestrator.mps_home import MpsHome, end_leftovers, mps_home
+from orchestrator.mps_log import FAULT_LINE, SERVER_ENDED, MpsLogs
 from orchestrator.observation import Attachment
-from orchestrator.process import ProcessIdentity, Supervised, end, supervised, tail
+from orchestrator.process import ProcessIdentity, Supervised, carrying, end, supervised
 
 # Without the persistence daemon a server takes long to come up (NVIDIA MPS documentation, troubleshooting).
 SERVER_LIMIT_S = 60.0
 QUIT_S = 10.0
-# A daemon logs some 220 bytes a command, which at one look every 3 s is 13 MB a day.
-LOG_LIMIT_BYTES = 4 * 2**20
-
 _CLIENTS_LEAVE_S = 5.0
 _READY_S = 10.0
 _POLL_S = 0.1
-_FAULT_LINE = re.compile(r"fatal (?:GPU )?(?:error|fault|exception)|\bFAULT\b", re.IGNORECASE)
-_SERVER_ENDED = re.compile(r"Server (\d+) exited with status (\d+)")
 
 
 @dataclass(slots=True)
@@ -52,8 +47,8 @@ class MpsDaemon:
     home: MpsHome
     control: MpsControl
     process: Supervised
+    logs: MpsLogs
     server: ProcessIdentity | None = None
-    _log_read: dict[Path, int] = field(default_factory=dict)
 
     def start_server(self, limit_s: float = SERVER_LIMIT_S) -> int:
         """Start this user's server and wait until it is ACTIVE; its pid. Raises MpsError if it does not come up."""
@@ -62,12 +57,12 @@ class MpsDaemon:
         state: str = "not listed"
         while time.monotonic() < deadline:
             self._raise_if_daemon_is_dead()
-            ended = _SERVER_ENDED.findall("".join(map(self._new_log_text, self._logs())))
+            ended = SERVER_ENDED.findall("\n".join(self.logs.new_lines()))
             if ended:
                 raise self._trouble(f"server {ended[-1][0]} exited with status {ended[-1][1]} at its start")
             state = self._state_of_new_server() or state
             if state == "FAULT":
-                raise MpsFault(f"the MPS server of {self.gpu_uuid} came up in FAULT", self.log_tail())
+                raise MpsFault(f"the MPS server of {self.gpu_uuid} came up in FAULT", self.logs.tail())
             if state == "ACTIVE" and self.server:
                 self.home.write_state(self.gpu_uuid, "active", self.process.identity, self.server.pid)
                 return self.server.pid
@@ -75,7 +70,7 @@ class MpsDaemon:
         raise self._trouble(f"no ACTIVE server within {limit_s:g} s (state: {state}; `start_server` said {answer!r})")
 
     def client_environment(self, token: str, active_thread_percentage: int = 100) -> dict[str, str]:
-        """Variables for an engine inside MPS, see `mps_attachment.inside_environment`."""
+        """For an engine inside MPS, see `mps_attachment.inside_environment`."""
         return inside_environment(self.gpu_uuid, self.home.pipe_dir, token, active_thread_percentage)
 
     def attachment(self, inside: Mapping[str, int], outside: Mapping[str, int] | None = None) -> Attachment:
@@ -89,12 +84,9 @@ class MpsDaemon:
     def health(self) -> None:
         """Raises MpsFault if the server is or was in FAULT, MpsError if daemon or server are not what they were."""
         self._raise_if_daemon_is_dead()
-        for log in self._logs():
-            text = self._new_log_text(log)
-            faults = [line for line in text.splitlines() if _FAULT_LINE.search(line) and "Cmd:" not in line]
-            if faults:
-                raise MpsFault(f"the MPS server of {self.gpu_uuid} logged {faults[0]!r} in {log}", self.log_tail())
-            self._cap(log)
+        faults = [line for line in self.logs.new_lines() if FAULT_LINE.search(line)]
+        if faults:
+            raise MpsFault(f"the MPS server of {self.gpu_uuid} logged {faults[0]!r}", self.logs.tail())
         if self.server is None:
             return
         servers = self.control.servers()
@@ -103,7 +95,7 @@ class MpsDaemon:
         state = self.control.server_state(self.server.pid)
         if state == "FAULT":
             raise MpsFault(
-                f"the MPS server of {self.gpu_uuid} is in FAULT: every engine on it is lost", self.log_tail()
+                f"the MPS server of {self.gpu_uuid} is in FAULT: every engine on it is lost", self.logs.tail()
             )
         if state != "ACTIVE":
             raise self._trouble(f"server {self.server.pid} is {state}: it was rebuilt under its clients")
@@ -123,10 +115,6 @@ class MpsDaemon:
                 yield Watchdog(future)
             finally:
                 stop.set()
-
-    def log_tail(self) -> str:
-        """The ends of the daemon's and the server's logs."""
-        return "\n".join(f"--- {log.name}\n{tail(log, 15)}" for log in self._logs())
 
     def close(self) -> None:
         """Clients out, server and daemon by `quit`, what is left by signals. Raises MpsError if something survives.
@@ -152,7 +140,8 @@ class MpsDaemon:
             if self.server:
                 with contextlib.suppress(MpsError):
                     self.control.terminate_client(self.server.pid, pid)
-        end(_identities(left, self.home.pipe_dir), grace_s=5.0)
+        ours = carrying(PIPE_VARIABLE, str(self.home.pipe_dir))
+        end([process for process in ours if process.pid in left], grace_s=5.0)
 
     def _state_of_new_server(self) -> ServerState | None:
         """None: not listed, or ended between two commands. Sets `server` once it is ACTIVE."""
@@ -170,26 +159,8 @@ class MpsDaemon:
         if not self.process.alive:
             raise self._trouble(f"the control daemon {self.process.identity.pid} ended by itself or was killed")
 
-    def _logs(self) -> list[Path]:
-        """Ours with the daemon's output, and control.log and server.log as far as this driver writes them."""
-        return sorted(self.home.log_dir.glob("*.log"))
-
-    def _new_log_text(self, log: Path) -> str:
-        with log.open("rb") as file:
-            start = self._log_read.get(log, 0)
-            file.seek(start if start <= log.stat().st_size else 0)
-            data = file.read()
-            self._log_read[log] = file.tell()
-        return data.decode(errors="replace")
-
-    def _cap(self, log: Path) -> None:
-        # By blocks, not by length: a writer without O_APPEND leaves a hole before its next line, which costs nothing.
-        if log.stat().st_blocks * 512 > LOG_LIMIT_BYTES:
-            os.truncate(log, 0)
-            self._log_read.pop(log)
-
     def _trouble(self, what: str) -> MpsError:
-        return MpsError(f"MPS on {self.gpu_uuid}: {what}; logs: {self.home.log_dir}", self.log_tail())
+        return MpsError(f"MPS on {self.gpu_uuid}: {what}; logs: {self.home.log_dir}", self.logs.tail())
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,11 +194,12 @@ def daemon(
             "CUDA_VISIBLE_DEVICES": gpu_uuid,
             **(guard.environment() if guard else {}),
         }
-        with supervised([binary, "-f"], environment, home.log_dir / "daemon.log", grace_s=2.0) as process:
+        logs = MpsLogs(home.log_dir)
+        with supervised([binary, "-f"], environment, logs.output, grace_s=2.0) as process:
             if guard:
                 guard.add_mps_daemon(process.identity, control)
             home.write_state(gpu_uuid, "running", process.identity, None)
-            running = MpsDaemon(gpu_uuid, home, control, process)
+            running = MpsDaemon(gpu_uuid, home, control, process, logs)
             try:
                 _wait_ready(running)
                 yield running
@@ -247,14 +219,3 @@ def _wait_ready(running: MpsDaemon) -> None:
         except MpsError as error:
             if time.monotonic() > deadline:
                 raise running._trouble(f"the control daemon does not answer: {error}") from error
-
-
-def _identities(pids: tuple[int, ...], pipe_dir: Path) -> list[ProcessIdentity]:
-    """Live processes among `pids` that were started for this pipe directory."""
-    found = []
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            identity = ProcessIdentity.of(pid)
-            if identity.environment().get(PIPE_VARIABLE) == str(pipe_dir):
-                found.append(identity)
-    return found

@@ -22,7 +22,7 @@ from uuid import uuid4
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from orchestrator.errors import StoreError
+from orchestrator.errors import NoStore, StoreError
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta  # exists in the stubs only
@@ -60,9 +60,7 @@ class Objects:
             if root is None:
                 return cls(uri, from_url(uri), None)
             if not create and not root.is_dir():
-                raise StoreError(
-                    f"no store at {uri!r}: there is no such folder; check the path, or run a sweep into it"
-                )
+                raise NoStore(f"no store at {uri!r}: there is no such folder; check the path, or run a sweep into it")
             return cls(uri, LocalStore(root, mkdir=create), root.resolve())
 
     def prove_writable(self) -> None:

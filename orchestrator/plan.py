@@ -99,7 +99,7 @@ def _blocks_of(group: Sequence[Repeat], model: Architecture, usable: int) -> tup
     apart: list[Repeat] = []
     skips: list[Skip] = []
     for repeat in group:
-        need = {arm.name: _arm_bytes(arm, [repeat.cell], model, repeat.engine_args) for arm in repeat.arms}
+        need = {arm.name: _arm_bytes(arm, [repeat.cell], model, repeat) for arm in repeat.arms}
         too_large = [arm for arm in repeat.arms if need[arm.name] > usable]
         skips += [Skip(repeat, arm, _too_large(arm, repeat.cell, need[arm.name], usable)) for arm in too_large]
         if not too_large and sum(need.values()) <= usable:
@@ -125,11 +125,9 @@ def _block(repeats: Sequence[Repeat], residency: Residency, model: Architecture,
     sizing: dict[str, EngineSizing] = {}
     memory: dict[str, EngineMemory] = {}
     for arm in first.arms:
-        cells = [
-            repeat.cell for repeat in repeats if _arm_bytes(arm, [repeat.cell], model, first.engine_args) <= usable
-        ]
+        cells = [repeat.cell for repeat in repeats if _arm_bytes(arm, [repeat.cell], model, first) <= usable]
         if cells:
-            sizing[arm.name] = size_engine(arm, cells, model, first.engine_args)
+            sizing[arm.name] = size_engine(arm, cells, model, first.engine_args, first.backend)
             memory[arm.name] = engine_memory(arm, sizing[arm.name], model, first.engine_args)
     arms = tuple(arm for arm in first.arms if arm.name in sizing)
     boots = 1 if residency == "resident" else len(arms)
@@ -155,19 +153,19 @@ def expected_repeat_s(repeat: Repeat) -> float:
     return len(repeat.arms) * (look.min_windows + 1) * (look.window_s + look.warmup_s + HANDOVER_S)
 
 
-def _arm_bytes(arm: Arm, cells: Sequence[Cell], model: Architecture, engine_args: Mapping[str, Any]) -> int:
-    sizing = size_engine(arm, cells, model, engine_args)
-    return arm.engines * engine_memory(arm, sizing, model, engine_args).total
+def _arm_bytes(arm: Arm, cells: Sequence[Cell], model: Architecture, repeat: Repeat) -> int:
+    sizing = size_engine(arm, cells, model, repeat.engine_args, repeat.backend)
+    return arm.engines * engine_memory(arm, sizing, model, repeat.engine_args).total
 
 
 def _footprint(repeat: Repeat, model: Architecture) -> int:
-    return sum(_arm_bytes(arm, [repeat.cell], model, repeat.engine_args) for arm in repeat.arms)
+    return sum(_arm_bytes(arm, [repeat.cell], model, repeat) for arm in repeat.arms)
 
 
 def _resident_bytes(repeats: Sequence[Repeat], model: Architecture) -> int:
     first = repeats[0]
     cells = [repeat.cell for repeat in repeats]
-    return sum(_arm_bytes(arm, cells, model, first.engine_args) for arm in first.arms)
+    return sum(_arm_bytes(arm, cells, model, first) for arm in first.arms)
 
 
 def _too_large(arm: Arm, cell: Cell, need: int, usable: int) -> str:

@@ -70,12 +70,20 @@ class ProcessIdentity:
 
     def environment(self) -> Mapping[str, str]:
         """The environment it was started with; empty if it is gone or belongs to another user."""
-        environment = _environment(self.pid)
-        return environment if self.alive else {}
+        pairs = (entry.partition("=") for entry in self._words("environ") if "=" in entry)
+        return {name: value for name, _, value in pairs}
 
     def command(self) -> tuple[str, ...]:
         """Its command line; empty if it is gone or a zombie."""
-        return _command(self.pid) if self.alive else ()
+        return self._words("cmdline")
+
+    def _words(self, file: str) -> tuple[str, ...]:
+        try:
+            raw = Path(f"/proc/{self.pid}/{file}").read_bytes()
+        except OSError:
+            return ()
+        words = tuple(word.decode(errors="replace") for word in raw.split(b"\0") if word)
+        return words if self.alive else ()
 
 
 def descendants(roots: Iterable[ProcessIdentity]) -> frozenset[ProcessIdentity]:
@@ -96,23 +104,12 @@ def descendants(roots: Iterable[ProcessIdentity]) -> frozenset[ProcessIdentity]:
 
 def carrying(variable: str, value: str) -> frozenset[ProcessIdentity]:
     """Live processes started with `variable=value` in their environment, as far as this user may read it."""
-    entry = f"{variable}={value}".encode()
-    found = set()
-    for stat in _stats():
-        if stat.state in _DEAD:
-            continue
-        try:
-            raw = Path(f"/proc/{stat.identity.pid}/environ").read_bytes()
-        except OSError:
-            continue
-        if entry in raw.split(b"\0") and stat.identity.alive:
-            found.add(stat.identity)
-    return frozenset(found)
+    entry = f"{variable}={value}"
+    processes = [stat.identity for stat in _stats() if stat.state not in _DEAD]
+    return frozenset(process for process in processes if entry in process._words("environ"))
 
 
-def end(
-    members: Iterable[ProcessIdentity], grace_s: float, kill_wait_s: float = _KILL_WAIT_S
-) -> frozenset[ProcessIdentity]:
+def end(members: Iterable[ProcessIdentity], grace_s: float) -> frozenset[ProcessIdentity]:
     """SIGTERM, at most `grace_s` of waiting, SIGKILL to what is left; returns what survived even that."""
     left = [member for member in members if member.signal(signal.SIGTERM)]
     left = list(wait_gone(left, grace_s))
@@ -251,23 +248,6 @@ def _identity_of_child(popen: subprocess.Popen[bytes]) -> ProcessIdentity:
     if stat is None:
         raise ProcessLookupError(errno.ESRCH, f"child {popen.pid} was reaped by someone else")
     return stat.identity
-
-
-def _environment(pid: int) -> dict[str, str]:
-    try:
-        raw = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return {}
-    pairs = (entry.decode(errors="replace").partition("=") for entry in raw.split(b"\0") if b"=" in entry)
-    return {name: value for name, _, value in pairs}
-
-
-def _command(pid: int) -> tuple[str, ...]:
-    try:
-        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return ()
-    return tuple(part.decode(errors="replace") for part in raw.split(b"\0") if part)
 
 
 def _kill(pid: int, number: int) -> bool:

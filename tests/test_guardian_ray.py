@@ -28,7 +28,7 @@ class Host:
         from orchestrator.guardian import guardian
         from orchestrator.process import ProcessIdentity
 
-        self.guarding = guardian(grace_s=0.5, supervisor=ProcessIdentity.of(os.getppid()))
+        self.guarding = guardian(grace_s=0.5)
         guard = self.guarding.__enter__()
         program = "import subprocess, time; print(subprocess.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
         engine = subprocess.Popen([sys.executable, "-S", "-c", program],

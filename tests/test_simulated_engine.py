@@ -3,9 +3,10 @@
 import pytest
 
 from orchestrator.gpus import KINDS
-from orchestrator.simulated.engine import EAGER, FULL_GRAPH, PIECEWISE_GRAPH, Engine, EngineSettings, HostCosts
+from orchestrator.simulated.engine import EAGER, FULL_GRAPH, PIECEWISE_GRAPH, Engine
 from orchestrator.simulated.kernels import StepCosts
 from orchestrator.simulated.power import PowerCap
+from orchestrator.simulated.settings import EngineSettings, HostCosts
 from orchestrator.simulated.sharing import SideBySide
 from orchestrator.simulated.simulation import simulate
 from orchestrator.trial import Workload
@@ -37,12 +38,12 @@ def run(
 
 def test_without_host_time_a_step_takes_its_roofline_time():
     engine = run(engine_of(Workload("decode", 1000, 400)), clients=8, until_s=0.1)
-    done = engine.log.gpu_done_s
+    done = engine.gpu_done_s
     for step in (1, 20, 40):
         expected = COSTS.of(8, 8 * (1000 + step), ()).seconds
         assert done[step] - done[step - 1] == pytest.approx(expected)
         assert expected == pytest.approx(COSTS.exact(Batch(8, 8 * (1000 + step))).seconds, rel=0.02)
-    assert engine.log.delivered_s == done
+    assert engine.delivered_s == done
 
 
 def test_asynchronous_scheduling_hides_the_host_and_synchronous_adds_it():
@@ -50,7 +51,7 @@ def test_asynchronous_scheduling_hides_the_host_and_synchronous_adds_it():
     host = HostCosts(host_s, 0, 0, 0, 0, 0, 0, 0)
     steps = {}
     for flag in (True, False):
-        done = run(engine_of(Workload("decode", 1000, 400), host, async_scheduling=flag), 8, 0.05).log.gpu_done_s
+        done = run(engine_of(Workload("decode", 1000, 400), host, async_scheduling=flag), 8, 0.05).gpu_done_s
         steps[flag] = done[11] - done[10]
     assert steps[True] == pytest.approx(COSTS.of(8, 8 * 1011, ()).seconds)
     assert steps[False] == pytest.approx(steps[True] + host_s)
@@ -58,76 +59,78 @@ def test_asynchronous_scheduling_hides_the_host_and_synchronous_adds_it():
 
 def test_a_host_bound_engine_steps_at_the_pace_of_its_host():
     host = HostCosts(10e-3, 0, 0, 0, 0, 0, 0, 0)
-    done = run(engine_of(Workload("decode", 100, 400), host), 8, 0.3).log.gpu_done_s
+    done = run(engine_of(Workload("decode", 100, 400), host), 8, 0.3).gpu_done_s
     assert done[11] - done[10] == pytest.approx(10e-3, rel=1e-3)
 
 
 def test_chunks_respect_the_token_budget_and_prompts_come_in_turn():
     engine = run(engine_of(Workload("mixed", 700, 20), max_num_batched_tokens=512), clients=10, until_s=0.3)
-    log = engine.log
-    assert max(log.scheduled) == 512
+    steps = engine.steps
+    assert max(step.scheduled for step in steps) == 512
     first_steps = [request.first_step for request in engine.requests[:10]]
     assert first_steps == sorted(first_steps) and len(set(first_steps)) == 10
     # 700 tokens do not fit into one step of 512: the first prompt is done in the second.
-    assert log.scheduled[0] == 512 and log.tokens[0] == 0 and first_steps[0] == 1
+    assert steps[0].scheduled == 512 and steps[0].tokens == 0 and first_steps[0] == 1
     # Decodes go first: once all 10 have begun, a step of prompt chunks still carries every decoding sequence.
-    assert all(tokens <= running for tokens, running in zip(log.tokens, log.running, strict=True))
+    assert all(step.tokens <= step.running for step in steps)
+    assert any(step.tokens > 1 and step.scheduled == 512 for step in steps)
 
 
 def test_a_decode_workload_never_prefills():
     engine = run(engine_of(Workload("decode", 5000, 50)), clients=20, until_s=0.5)
-    assert max(engine.log.scheduled) == 20
-    assert set(engine.log.mode) == {FULL_GRAPH}
-    assert engine.log.tokens == engine.log.scheduled
+    assert max(step.scheduled for step in engine.steps) == 20
+    assert all(step.mode == FULL_GRAPH and step.tokens == step.scheduled for step in engine.steps)
 
 
 def test_a_prefill_workload_makes_one_token_a_request():
     engine = run(engine_of(Workload("prefill", 1000, 1)), clients=16, until_s=0.5)
-    done = len(engine.log.gpu_done_s)
+    done = len(engine.gpu_done_s)
     finished = [request for request in engine.requests if 0 <= request.last_step < done]
-    assert len(finished) == sum(engine.log.tokens[:done]) > 16
+    assert len(finished) == sum(step.tokens for step in engine.steps[:done]) > 16
     assert all(request.first_step == request.last_step for request in finished)
 
 
 def test_every_token_belongs_to_one_request():
     engine = run(engine_of(Workload("mixed", 300, 17), max_num_batched_tokens=1024), 40, 0.4, stagger_s=2e-3)
-    steps = len(engine.log.gpu_done_s)
+    steps = len(engine.gpu_done_s)
     made = [0] * steps
     for request in engine.requests:
         if request.first_step >= 0:
             assert request.last_step == request.first_step + request.output_tokens - 1
             for step in range(request.first_step, min(request.last_step + 1, steps)):
                 made[step] += 1
-    assert made == engine.log.tokens[:steps]
+    assert made == [step.tokens for step in engine.steps[:steps]]
     assert sum(made) > 1000
 
 
 def test_steps_are_launched_by_what_was_captured():
     work = Workload("mixed", 200, 100)
-    log = run(engine_of(work, capture_tokens=256), clients=50, until_s=0.5, stagger_s=5e-3).log
-    for mode, tokens, made in zip(log.mode, log.scheduled, log.tokens, strict=True):
-        expected = EAGER if tokens > 256 else FULL_GRAPH if tokens == made else PIECEWISE_GRAPH
-        assert mode == expected
-    assert {EAGER, FULL_GRAPH, PIECEWISE_GRAPH} == set(log.mode)
+    steps = run(engine_of(work, capture_tokens=256), clients=50, until_s=0.5, stagger_s=5e-3).steps
+    for step in steps:
+        within = FULL_GRAPH if step.scheduled == step.tokens else PIECEWISE_GRAPH
+        assert step.mode == (EAGER if step.scheduled > 256 else within)
+    assert {EAGER, FULL_GRAPH, PIECEWISE_GRAPH} == {step.mode for step in steps}
 
 
 def test_a_step_launched_kernel_by_kernel_waits_for_its_launches():
     host = HostCosts(0, 0, 0, 0, 0, 0, 50e-6, 0)
-    log = run(engine_of(Workload("prefill", 64, 1), host, capture_tokens=0, async_scheduling=False), 1, 0.2).log
-    assert log.gpu_done_s[3] - log.gpu_done_s[2] == pytest.approx(log.cost[3].launches * 50e-6)
-    assert log.cost[3].seconds < log.cost[3].launches * 50e-6
+    engine = run(engine_of(Workload("prefill", 64, 1), host, capture_tokens=0, async_scheduling=False), 1, 0.2)
+    cost, done = engine.steps[3].cost, engine.gpu_done_s
+    assert done[3] - done[2] == pytest.approx(cost.launches * 50e-6)
+    assert cost.seconds < cost.launches * 50e-6
 
 
 def test_sequences_and_kv_room_limit_what_runs():
     work = Workload("mixed", 100, 28)
-    assert max(run(engine_of(work, max_num_seqs=5), 20, 0.2).log.running) == 5
-    tight = run(engine_of(work, kv_tokens=7 * 128), 20, 0.2).log
-    assert max(tight.running) == 7 and max(tight.kv_tokens) == 7 * 128 and max(tight.waiting) > 0
+    assert max(step.running for step in run(engine_of(work, max_num_seqs=5), 20, 0.2).steps) == 5
+    tight = run(engine_of(work, kv_tokens=7 * 128), 20, 0.2).steps
+    assert max(step.running for step in tight) == 7 and max(step.kv_tokens for step in tight) == 7 * 128
+    assert max(step.waiting for step in tight) > 0
 
 
 def test_the_frontend_delays_tokens_and_bounds_the_rate():
     host = HostCosts(0, 0, 0, 0, 1e-3, 0, 0, 0)
     engine = run(engine_of(Workload("decode", 100, 10), host), clients=8, until_s=1.0)
-    log, delivered = engine.log, [t for t in engine.log.delivered_s if t < 1.0]
-    assert 0.9 * 1000 < sum(log.tokens[: len(delivered)]) <= 1000
-    assert all(late >= done for late, done in zip(log.delivered_s, log.gpu_done_s, strict=True))
+    delivered = [time_s for time_s in engine.delivered_s if time_s < 1.0]
+    assert 0.9 * 1000 < sum(step.tokens for step in engine.steps[: len(delivered)]) <= 1000
+    assert all(late >= done for late, done in zip(engine.delivered_s, engine.gpu_done_s, strict=True))

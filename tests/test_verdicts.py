@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 
 from orchestrator.multiplicity import benjamini_yekutieli
 from orchestrator.records import TRIALS, WINDOWS
-from orchestrator.verdicts import VERDICTS, judge, show
+from orchestrator.store import ResultStore
+from orchestrator.verdicts import VERDICTS, judge, main, show
 from tests.planted import THREE_ARMS, Floats, frames, noisy
 
 
@@ -150,7 +152,8 @@ def test_a_third_of_the_windows_not_certified_is_the_limit() -> None:
     trials, windows = frames(rates(1.5))
     mps = pl.col("trial_id").is_in(trials.filter(arm="mps2")["trial_id"].to_list())
     torn = changed(windows, mps & (pl.col("round_index") < 3), certified=False)
-    torn = torn.with_columns(certificate_failures=pl.when(~pl.col("certified")).then(pl.lit(["mps_attachment"])))
+    saw = pl.concat_list(pl.format("mps_attachment: {} of 2 attached", "round_index"))
+    torn = torn.with_columns(certificate_failures=pl.when(~pl.col("certified")).then(saw))
     undecided_because(trials, torn, "12 of 24 windows of mps2 not certified (mps_attachment 12×)")
     few = headline(trials, changed(windows, mps & (pl.col("round_index") < 2), certified=None))
     assert (few["verdict"], few["windows"]) == ("wins", 16)
@@ -268,3 +271,32 @@ def test_all_forms_of_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert "predictions of a model" in " ".join(capsys.readouterr().out.split())
     show(verdicts.clear(), "table")
     assert "no verdicts" in capsys.readouterr().out
+
+
+def stored(root: Path) -> str:
+    store = ResultStore.open(str(root), create=True)
+    trials, windows = frames(rates(1.5))
+    for (repeat_id,), arms in trials.partition_by("repeat_id", as_dict=True).items():
+        attempt = pl.lit(f"attempt-of-{repeat_id}")
+        rows = windows.filter(pl.col("trial_id").is_in(arms["trial_id"].to_list()))
+        tables = {"trials": arms.with_columns(attempt_id=attempt), "windows": rows.with_columns(attempt_id=attempt)}
+        assert store.write_repeat("planted", str(repeat_id), f"attempt-of-{repeat_id}", tables, 1)
+    return str(root)
+
+
+def test_the_command_reads_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = stored(tmp_path / "store")
+    assert main([store, "--format", "json", "--sweep", "planted", "--backend", "simulated"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["metric"]: row["verdict"] for row in rows}["throughput"] == "wins"
+    assert main([store, "--format", "json", "--backend", "vllm"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert main([store]) == 0
+    assert "wins" in capsys.readouterr().out
+
+
+def test_the_command_says_what_is_wrong_with_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--margin", "1.5"])

@@ -18,20 +18,21 @@ import numpy as np
 
 from orchestrator.errors import BootError
 from orchestrator.gpus import KINDS, GpuKind
-from orchestrator.memory import EngineSizing
 from orchestrator.observation import Attachment, BootFacts, Observation, WindowOrder
 from orchestrator.plan import Block
 from orchestrator.simulated import readings
 from orchestrator.simulated.constants import MODEL_VERSION, value
-from orchestrator.simulated.engine import Engine, EngineSettings, HostCosts
+from orchestrator.simulated.engine import Engine
 from orchestrator.simulated.kernels import StepCosts
 from orchestrator.simulated.noise import Noise, generator
 from orchestrator.simulated.options import SimulationOptions
 from orchestrator.simulated.power import PowerCap
-from orchestrator.simulated.sharing import SideBySide, TimeSlices
+from orchestrator.simulated.requests import Requests, Window, prompt_tokens, requests_frame, tokens_by_second
+from orchestrator.simulated.settings import EngineSettings, HostCosts, engine_settings
+from orchestrator.simulated.sharing import Alone, SideBySide, TimeSlices
 from orchestrator.simulated.simulation import Run, simulate
 from orchestrator.trial import Arm, Mps, fingerprint
-from workloads.architecture import Architecture, bytes_per_parameter
+from workloads.architecture import bytes_per_parameter
 from workloads.catalogue import load_model
 
 FIRST_PID = 1_000_000
@@ -94,7 +95,7 @@ class SimulatedDeployment:
         gain = float(self.options.planted_gain.get(order.arm.name, 1.0))
         until_s = (order.warmup_s + order.window_s) * gain
         run = self._run(order, boot, gain, until_s)
-        window = readings.Window(
+        window = Window(
             from_s=order.warmup_s * gain,
             until_s=until_s,
             scale=1.0 / gain,
@@ -125,7 +126,7 @@ class SimulatedDeployment:
             engines[client % count].send(
                 client, 0, length, start_s * gain, start_s * gain + boot.host.frontend_request_s
             )
-        sharing = TimeSlices() if arm.sharing == "timesliced" and not planted else SideBySide()
+        sharing = Alone() if count == 1 else TimeSlices() if arm.sharing == "timesliced" else SideBySide()
         return simulate(engines, sharing, PowerCap(self.gpu, enabled=not planted), until_s)
 
     def _first_requests(self, order: WindowOrder, rng: np.random.Generator) -> tuple[list[float], list[int]]:
@@ -143,15 +144,15 @@ class SimulatedDeployment:
         starts_s = np.sort(rng.uniform(0.0, spread_s, count))
         return starts_s.tolist(), rng.integers(1, longest + 1, count).tolist()
 
-    def _observe(self, order: WindowOrder, boot: Boot, run: Run, window: readings.Window) -> Observation:
-        requests = readings.Requests.of(run, window)
+    def _observe(self, order: WindowOrder, boot: Boot, run: Run, window: Window) -> Observation:
+        requests = Requests.of(run, window)
         return Observation(
             start_ns=window.origin_ns + round(order.warmup_s * 1e9),
             duration_s=order.window_s,
             warmup_s=order.warmup_s,
-            output_tokens=int(readings.tokens_by_second(requests, window).sum()),
-            prompt_tokens=readings.prompt_tokens(requests, window),
-            requests=readings.requests_frame(requests, window),
+            output_tokens=int(tokens_by_second(requests, window).sum()),
+            prompt_tokens=prompt_tokens(requests, window),
+            requests=requests_frame(requests, window),
             samples=readings.samples_frame(run, requests, window, self.gpu),
             engines=readings.engine_facts(run, requests, window, order.concurrency, boot.facts.kv_bytes_per_engine),
             gpu=readings.gpu_facts(run, window, self.gpu, self._memory_bytes),
@@ -206,7 +207,7 @@ class SimulatedDeployment:
                 placement={"cores_per_engine": arm.cores_per_engine, "pinned": arm.pinned, "pids": list(pids)},
                 software={"simulator": MODEL_VERSION},
             ),
-            settings=_settings(arm, args, sizing, self.architecture, 1 if not planted else arm.engines),
+            settings=engine_settings(arm, args, sizing, self.architecture, 1 if not planted else arm.engines),
             costs=StepCosts(
                 self.architecture,
                 self.gpu,
@@ -218,34 +219,3 @@ class SimulatedDeployment:
             seed=seed,
             pids=pids,
         )
-
-
-def _settings(
-    arm: Arm, args: Mapping[str, object], sizing: EngineSizing, architecture: Architecture, merged_engines: int
-) -> EngineSettings:
-    """Engine settings from vLLM's arguments and defaults. Raises BootError for a combination that vLLM refuses."""
-    element_bytes = 1.0 if str(args.get("kv_cache_dtype", "auto")).startswith("fp8") else 2.0
-    budget = _integer(args, "max_num_batched_tokens", int(value("max_num_batched_tokens")))
-    if budget < sizing.max_num_seqs:
-        raise BootError(f"max_num_batched_tokens ({budget}) must be at least max_num_seqs ({sizing.max_num_seqs})")
-    sizes = args.get("cudagraph_capture_sizes")
-    capture = min(2 * sizing.max_num_seqs, int(value("max_capture")))
-    if isinstance(sizes, list | tuple):
-        capture = max((int(size) for size in sizes), default=0)
-    return EngineSettings(
-        max_num_seqs=sizing.max_num_seqs,
-        kv_tokens=int(merged_engines * sizing.kv_bytes / architecture.kv_bytes_per_token(element_bytes)),
-        max_num_batched_tokens=budget,
-        capture_tokens=0 if args.get("enforce_eager") else _integer(args, "max_cudagraph_capture_size", capture),
-        async_scheduling=args.get("async_scheduling") is not False,
-        own_frontend_core=arm.cores_per_engine > 1,
-    )
-
-
-def _integer(args: Mapping[str, object], name: str, default: int) -> int:
-    given = args.get(name)
-    if given is None:
-        return default
-    if not isinstance(given, int) or isinstance(given, bool):
-        raise BootError(f"{name} must be a whole number, not {given!r}")
-    return given

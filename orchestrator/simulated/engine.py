@@ -16,55 +16,14 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from typing import NamedTuple
 
-from orchestrator.simulated.constants import value
 from orchestrator.simulated.kernels import StepCost, StepCosts
+from orchestrator.simulated.settings import EngineSettings, HostCosts
 from orchestrator.trial import Workload
 
 INFINITY = math.inf
 FULL_GRAPH, PIECEWISE_GRAPH, EAGER = 0, 1, 2
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """What an engine is started with. kv_tokens: room of its KV cache; capture: largest captured graph, 0 for none."""
-
-    max_num_seqs: int
-    kv_tokens: int
-    max_num_batched_tokens: int
-    capture_tokens: int
-    async_scheduling: bool
-    own_frontend_core: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class HostCosts:
-    """Host seconds; `scaled` for a faster or slower host."""
-
-    step_s: float
-    sequence_s: float
-    token_s: float
-    request_s: float
-    frontend_token_s: float
-    frontend_request_s: float
-    eager_launch_s: float
-    graph_launch_s: float
-
-    @classmethod
-    def from_constants(cls) -> HostCosts:
-        return cls(
-            value("engine_core_step"),
-            value("engine_core_sequence"),
-            value("engine_core_token"),
-            value("engine_core_request"),
-            value("frontend_token"),
-            value("frontend_request"),
-            value("eager_launch"),
-            value("graph_launch"),
-        )
-
-    def scaled(self, factor: float) -> HostCosts:
-        return HostCosts(*(getattr(self, name) * factor for name in self.__dataclass_fields__))
 
 
 @dataclass(slots=True, eq=False)
@@ -80,8 +39,7 @@ class Request:
     last_step: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """A step as the GPU gets it: `seconds` alone on the GPU, but no end before its last launch at `launched_s`."""
 
     cost: StepCost
@@ -89,24 +47,17 @@ class Job:
     launched_s: float
 
 
-@dataclass(slots=True)
-class StepLog:
-    """One entry a step, in step order; `gpu_done_s` and `delivered_s` are shorter while steps are in flight."""
+class Step(NamedTuple):
+    """One step as it was formed. tokens: made for clients; scheduled: all tokens in it, prompts included."""
 
-    tokens: list[int]
-    running: list[int]
-    waiting: list[int]
-    mode: list[int]
-    host_s: list[float]
-    kv_tokens: list[int]
-    scheduled: list[int]
-    cost: list[StepCost]
-    gpu_done_s: list[float]
-    delivered_s: list[float]
-
-    @classmethod
-    def empty(cls) -> StepLog:
-        return cls(*([] for _ in cls.__dataclass_fields__))
+    tokens: int
+    running: int
+    waiting: int
+    mode: int
+    host_s: float
+    kv_tokens: int
+    scheduled: int
+    cost: StepCost
 
 
 class Engine:
@@ -128,14 +79,16 @@ class Engine:
     ) -> None:
         self.settings, self.costs, self.host, self.workload = settings, costs, host, workload
         self.gpu_slowness, self.jitter, self.even_step_s = gpu_slowness, jitter, even_step_s
-        self.layers = costs.architecture.layers
+        self._pieces_s = (costs.architecture.layers + 1) * host.graph_launch_s
         self.depth = 2 if settings.async_scheduling else 1
         self.clock = 1.0  # share of the boost clock, set by the power cap
         self.host_at = INFINITY
         self.in_flight = 0
         self.on_gpu = False
         self.ready: Job | None = None
-        self.log = StepLog.empty()
+        self.steps: list[Step] = []
+        self.gpu_done_s: list[float] = []  # by step, for those that have ended
+        self.delivered_s: list[float] = []
         self.requests: list[Request] = []
         self._preparing: Job | None = None
         self._host_busy = False
@@ -178,8 +131,8 @@ class Engine:
     def gpu_done(self, now: float) -> Job | None:
         """The step on the GPU has ended: deliver its tokens. Returns the next job where one is ready."""
         self.in_flight -= 1
-        self._deliver(len(self.log.gpu_done_s), now)
-        self.log.gpu_done_s.append(now)
+        self._deliver(len(self.gpu_done_s), now)
+        self.gpu_done_s.append(now)
         job, self.ready = self.ready, None
         self.on_gpu = job is not None
         if not self._host_busy:
@@ -198,31 +151,32 @@ class Engine:
         new = made = joining = 0
         if waiting or self._partial is not None:
             chunks, new, made, joining = self._admit()
-        decoding, log = self._decoding, self.log
-        tokens = decoding + sum(chunk[0] for chunk in chunks)
-        if tokens == 0:
+        decoding = scheduled = self._decoding
+        for chunk in chunks:
+            scheduled += chunk[0]
+        if scheduled == 0:
             self.host_at = arrivals[0][0] if arrivals else INFINITY
             return
         cost = self.costs.of(decoding, self._context, chunks)
-        mode, launch_s = self._launch(tokens, bool(chunks), cost)
-        host, step = self.host, len(log.tokens)
-        host_s = host.step_s + host.sequence_s * (decoding + len(chunks)) + host.token_s * tokens + host.request_s * new
+        host, step, running = self.host, len(self.steps), decoding + len(chunks)
+        if scheduled > self.settings.capture_tokens:
+            mode, launch_s = EAGER, cost.launches * host.eager_launch_s
+        elif chunks:  # attention is launched between the pieces of the graph
+            mode, launch_s = PIECEWISE_GRAPH, self._pieces_s + cost.attention_launches * host.eager_launch_s
+        else:
+            mode, launch_s = FULL_GRAPH, host.graph_launch_s
+        host_s = host.step_s + host.sequence_s * running + host.token_s * scheduled + host.request_s * new
         if not self.settings.own_frontend_core:
             host_s += host.frontend_token_s * (decoding + made)
         host_s *= self.jitter[step % len(self.jitter)]
-        log.tokens.append(decoding + made)
-        log.running.append(decoding + len(chunks))
-        log.waiting.append(len(waiting))
-        log.mode.append(mode)
-        log.host_s.append(host_s + launch_s)
-        log.kv_tokens.append(self._kv_tokens)
-        log.scheduled.append(tokens)
-        log.cost.append(cost)
-        self._advance(step, joining)
         seconds = (cost.compute_s / self.clock + cost.memory_s + cost.gap_s) * self.gpu_slowness
         if self.even_step_s is not None:
             seconds = self.even_step_s * self.gpu_slowness
             host_s = launch_s = 0.0
+        self.steps.append(
+            Step(decoding + made, running, len(waiting), mode, host_s + launch_s, self._kv_tokens, scheduled, cost)
+        )
+        self._advance(step, joining)
         self._preparing = Job(cost, seconds, now + host_s + launch_s)
         self._host_busy = True
         self.in_flight += 1
@@ -246,7 +200,7 @@ class Engine:
         Where a workload has no prefill, its requests start as decodes of the whole prompt. A request is admitted only
         with room for all of its tokens, so nothing is ever preempted.
         """
-        settings, work, step = self.settings, self.workload, len(self.log.tokens)
+        settings, work, step = self.settings, self.workload, len(self.steps)
         budget = settings.max_num_batched_tokens - self._decoding
         chunks: list[tuple[int, int]] = []
         new = made = joining = 0
@@ -296,25 +250,13 @@ class Engine:
         self._decoding += joining
         self._context += joining * (prompt + 1)
 
-    def _launch(self, tokens: int, has_prefill: bool, cost: StepCost) -> tuple[int, float]:
-        """How a step is launched, and its host seconds. With prefill, attention is launched between pieces of graph."""
-        host = self.host
-        if tokens > self.settings.capture_tokens:
-            return EAGER, cost.launches * host.eager_launch_s
-        if has_prefill:
-            return (
-                PIECEWISE_GRAPH,
-                (self.layers + 1) * host.graph_launch_s + cost.attention_launches * host.eager_launch_s,
-            )
-        return FULL_GRAPH, host.graph_launch_s
-
     def _deliver(self, step: int, now: float) -> None:
         """Pass a step's tokens through the frontend; clients whose request ended send their next one."""
         host = self.host
         start = max(self._frontend_free_s, now)
         per_token_s = host.frontend_token_s if self.settings.own_frontend_core else 0.0
-        delivered = start + self.log.tokens[step] * per_token_s
-        self.log.delivered_s.append(delivered)
+        delivered = start + self.steps[step].tokens * per_token_s
+        self.delivered_s.append(delivered)
         free = delivered
         for request in self._ends.pop(step, ()):
             free += host.frontend_request_s

@@ -1,14 +1,15 @@
 """How the kernels of several engines share one GPU, in virtual time.
 
-`SideBySide` is MPS, and one engine alone: the steps of all engines progress together and contend for SMs and memory
-bandwidth. `TimeSlices` is the driver without MPS: the kernels of one context at a time, in turns. Both hand back each
-job's engine when the job is done.
+`Alone` is one engine. `SideBySide` is MPS: the steps of all engines progress together and contend for SMs and memory
+bandwidth. `TimeSlices` is the driver without MPS: the kernels of one context at a time, in turns. Each hands back
+the engine of a job that is done.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Protocol
 
 from orchestrator.simulated.constants import value
@@ -31,6 +32,24 @@ class Sharing(Protocol):
     def event(self, now: float) -> Engine | None:
         """Let it happen: the engine whose job is done, or None where only the turn changed."""
         ...
+
+
+class Alone:
+    """One engine has the GPU."""
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+        self._end_s = INFINITY
+
+    def start(self, engine: Engine, job: Job, now: float) -> None:
+        self._engine, self._end_s = engine, max(now + job.seconds, job.launched_s)
+
+    def next_at(self, now: float) -> float:
+        return self._end_s
+
+    def event(self, now: float) -> Engine | None:
+        self._end_s = INFINITY
+        return self._engine
 
 
 class SideBySide:
@@ -60,13 +79,14 @@ class SideBySide:
             self._settle(now)
             self._rate = 1.0 / slowdown([job[2] for job in self._jobs])
             self._stale = False
-        first = self._jobs[0][0] if len(self._jobs) == 1 else min(job[0] for job in self._jobs)
+        first = self._jobs[0][0] if len(self._jobs) == 1 else min(self._jobs, key=_end)[0]
         return self._updated_s + max(0.0, first - self._service_s) / self._rate
 
     def event(self, now: float) -> Engine:
         self._settle(now)
-        done = min(range(len(self._jobs)), key=lambda index: self._jobs[index][0])
-        end, engine, _ = self._jobs.pop(done)
+        done = min(self._jobs, key=_end)
+        self._jobs.remove(done)
+        end, engine, _ = done
         self._service_s = max(self._service_s, end)  # rounding must not leave a sliver of the job behind
         self._stale = True
         return engine
@@ -128,10 +148,14 @@ class TimeSlices:
         self._running = self._holder = engine
 
 
+_end = itemgetter(0)
+
+
 def phases(job: Job, seconds: float) -> tuple[Phase, ...]:
     """The phases of a job that takes `seconds` alone in which it holds anything; the rest of its time are gaps."""
     cost = job.cost
-    scale = job.seconds / (cost.seconds * seconds) if seconds > 0 else 0.0
+    alone_s = cost.compute_s + cost.memory_s + cost.gap_s
+    scale = job.seconds / (alone_s * seconds) if seconds > 0 else 0.0
     return (
         (cost.compute_s * scale, cost.compute_sm, cost.compute_bw),
         (cost.memory_s * scale, cost.memory_sm, cost.memory_bw),

@@ -47,7 +47,7 @@ def simulate(engines: Sequence[Engine], sharing: Sharing, power: PowerCap, until
             if ended is None:
                 continue
             engine = ended
-            if power.add(engine.log.cost[len(engine.log.gpu_done_s)], now):
+            if power.add(engine.steps[len(engine.gpu_done_s)].cost, now):
                 clock = power.read(now)
                 for each in engines:
                     each.clock = clock
