@@ -22,7 +22,7 @@ from typing import Any
 
 from orchestrator import cores
 from orchestrator.cores import Placement, Topology, gpu_numa_node, read_topology
-from orchestrator.engine import Engine, Launch, engine_process
+from orchestrator.engine import Engine, Launch, boot_phases, engine_process
 from orchestrator.engine_settings import cores_of, engine_args, environment, place, weights_of
 from orchestrator.gpu_devices import Gpu
 from orchestrator.gpu_lease import clean_gpu, leased_gpu
@@ -33,6 +33,7 @@ from orchestrator.mps import MpsDaemon, Watchdog, daemon
 from orchestrator.mps_attachment import outside_environment
 from orchestrator.observation import BootFacts, Observation, WindowOrder
 from orchestrator.plan import Block
+from orchestrator.process import tail
 from orchestrator.provenance import software
 from orchestrator.trial import Arm
 from workloads.catalogue import config_folder, load_model
@@ -185,6 +186,7 @@ def _facts(
             **{key: first[key] for key in ENGINE_FACTS},
             "engine_boot_s": [engine.facts["boot_s"] for engine in engines],
             "engine_import_s": [engine.facts["import_s"] for engine in engines],
+            "engine_boot_phases": [boot_phases(tail(engine.launch.log, 2000, 2**20)) for engine in engines],
         },
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import select
 import sys
 import time
@@ -28,6 +29,12 @@ from orchestrator.guardian import Guardian
 from orchestrator.process import ProcessIdentity, Supervised, supervised
 
 STOP_GRACE_S = 20.0
+BOOT_PHASES = {
+    "weights_s": re.compile(r"Model loading took .* and ([0-9.]+) seconds"),
+    "compile_s": re.compile(r"torch\.compile took ([0-9.]+) s"),
+    "capture_s": re.compile(r"Graph capturing finished in ([0-9.]+) secs"),
+    "init_engine_s": re.compile(r"init engine .* took ([0-9.]+) s"),
+}
 # vLLM reads these at import: one thread each, or engines that start together fight over the cores of the others.
 THREAD_LIMITS = {
     "OMP_NUM_THREADS": "1",
@@ -200,6 +207,11 @@ def _wait_orderly(child: Supervised) -> None:
     deadline = time.monotonic() + STOP_GRACE_S
     while child.alive and time.monotonic() < deadline:
         time.sleep(0.05)
+
+
+def boot_phases(log: str) -> dict[str, float]:
+    """Seconds of a boot by phase, as vLLM's log tells them; a phase that it does not tell is absent."""
+    return {name: float(found[-1]) for name, pattern in BOOT_PHASES.items() if (found := pattern.findall(log))}
 
 
 def boot_reason(reason: str, log_tail: str) -> str:

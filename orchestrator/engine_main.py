@@ -58,12 +58,19 @@ async def boot_engine(boot: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     import torch
     import vllm
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from workloads.vllm_target import SchedulerLog
 
     import_s = time.monotonic() - import_began
-    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**boot["engine_args"]), stat_loggers=[SchedulerLog])
+    # The context decides vLLM's own defaults (max_num_batched_tokens is 8192 for a server on an H100, else 2048): the
+    # baseline must be what `vllm serve` would give.
+    engine = AsyncLLM.from_engine_args(
+        AsyncEngineArgs(**boot["engine_args"]),
+        usage_context=UsageContext.OPENAI_API_SERVER,
+        stat_loggers=[SchedulerLog],
+    )
     core = (await engine.collective_rpc("mpscape_attach", args=(boot["counters_path"],)))[0]
     if boot["weights"] == "random":
         await engine.collective_rpc("mpscape_fill_weights", args=(boot["engine_args"].get("seed", 0),))

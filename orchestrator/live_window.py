@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from orchestrator.core_probe import speed_mops
 from orchestrator.cores import Placement
 from orchestrator.cpu_telemetry import CpuClock, CpuShares, CpuSnapshot, shares
 from orchestrator.engine import Engine
@@ -36,6 +37,14 @@ LEAD_S = 0.05
 QUIET_S = 0.03
 # Prompts made beforehand: at most this many token ids an engine (a Python list of them takes about 36 bytes an id).
 PROMPT_IDS_LIMIT = 8_000_000
+
+
+SAMPLE_COLUMNS: dict[str, type[pl.DataType]] = {
+    "time_ns": pl.Int64,
+    "source": pl.String,
+    "metric": pl.String,
+    "value": pl.Float64,
+}
 
 
 @dataclass(slots=True)
@@ -90,7 +99,8 @@ def take_window(bench: Bench, order: WindowOrder) -> Observation:
         attached = _weaker(attached, attachment(bench, order.arm))
     finally:
         _stop(bench, engines)
-    return _observation(bench, order, engines, clients, answers, first, second, (began_ns, start_ns, end_ns), attached)
+    seen = _observation(bench, order, engines, clients, answers, first, second, (began_ns, start_ns, end_ns), attached)
+    return replace(seen, samples=pl.concat([seen.samples, _core_speeds(engines)]))
 
 
 def split(concurrency: int, engines: int) -> list[int]:
@@ -279,8 +289,25 @@ def _token_samples(engines: Sequence[Engine], said: Sequence[Mapping[str, Any]],
         for engine, answer in zip(engines, said, strict=True)
         for index, count in enumerate(answer["token_bins"])
     ]
-    schema = {"time_ns": pl.Int64, "source": pl.String, "metric": pl.String, "value": pl.Float64}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return pl.DataFrame(rows, schema=SAMPLE_COLUMNS, orient="row")
+
+
+def _core_speeds(engines: Sequence[Engine]) -> pl.DataFrame:
+    """How fast each EngineCore's core is, read while it stands idle after the window: no counter tells it.
+
+    A busy sibling thread of another guest, or a lowered clock, shows here and in no steal time.
+    """
+    rows = [
+        (
+            time.monotonic_ns(),
+            f"engine{engine.launch.index}.core",
+            "speed_mops",
+            speed_mops(engine.launch.cores.core[0]),
+        )
+        for engine in engines
+        if engine.launch.cores is not None
+    ]
+    return pl.DataFrame(rows, schema=SAMPLE_COLUMNS, orient="row")
 
 
 def _server_pids(bench: Bench) -> set[int]:

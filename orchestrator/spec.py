@@ -61,7 +61,7 @@ class SweepSpec(Section):
     """The arm that the others are compared with; the first one if it is left out."""
     workload: WorkloadSection = Field(default_factory=WorkloadSection)
     sweep: SweepSection
-    repeats: Annotated[int, Field(ge=1)] = 3
+    repeats: Annotated[int, Field(ge=1, le=1000)] = 3
     """Sets of boots in which every cell is measured; a verdict needs three."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the order in which arms take turns."""

@@ -80,9 +80,14 @@ def _gpu(gpu: str, backend: str) -> Iterator[Conflict]:
 def _simulation(simulation: SimulationSection, backend: str | None, arm_names: Collection[str]) -> Iterator[Conflict]:
     if backend not in (None, "simulated"):
         yield ("simulation",), f"only for backend: simulated, not {backend}"
-    for name in simulation.planted_gain:
+    named: list[tuple[KeyPath, str]] = [
+        (("simulation", "planted_gain", name), name) for name in simulation.planted_gain
+    ]
+    if simulation.fail is not None:
+        named.append((("simulation", "fail", "arm"), simulation.fail.arm))
+    for path, name in named:
         if name not in arm_names:
-            yield ("simulation", "planted_gain", name), f"no such arm{did_you_mean(name, arm_names)}"
+            yield path, f"{name!r} is not an arm{did_you_mean(name, arm_names)}"
 
 
 def _baseline(baseline: str, arm_names: Collection[str]) -> Iterator[Conflict]:

@@ -265,9 +265,27 @@ class MeasurementSection(Section):
         return Measurement(**self.model_dump())
 
 
+class FailSection(Section):
+    """A failure to simulate."""
+
+    arm: Label
+    error: Literal["BootError", "EngineCrashed", "MpsFault", "WindowError"]
+    at_window: Annotated[int, Field(ge=0)] = 0
+    """Which window of the arm fails, pilots counted; a BootError comes at the boot."""
+    repeat: Maybe[Annotated[int, Field(ge=0)]] = None
+    """Only in the repeat of this number; in all if it is left out."""
+    once: Maybe[Annotated[str, Field(min_length=1)]] = None
+    """A file that is made at the failure and keeps it from coming again."""
+
+
 class SimulationSection(Section):
-    """Settings of the simulated GPU that tests of the method need."""
+    """Settings of the simulated GPU that tests of the method and of the way through need."""
 
     noise: Literal["realistic", "none"] = "realistic"
     planted_gain: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """Factors on the simulated speed of arms, by arm name."""
+    """True gains over the baseline by arm name; the physics of sharing are then off."""
+    slow_boot_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of boots that come up in a slower mode."""
+    fail: Maybe[FailSection] = None
+    wall_s_per_window: Annotated[float, Field(ge=0)] = 0.0
+    """Wall time that a window takes, to watch or to interrupt a sweep."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import pytest
 
 from orchestrator.errors import SpecError
 from orchestrator.expand import expand
+from orchestrator.simulated.options import ERRORS, Failure, SimulationOptions
 from orchestrator.spec import parse_spec
+from orchestrator.spec_sections import FailSection, SimulationSection
 from orchestrator.trial import (
     Arm,
     Cell,
@@ -166,11 +169,27 @@ def test_without_baseline_the_first_arm_is_it() -> None:
         ("simulation: {noise: realistic, planted_gain: {}}\n", None),
         ("simulation: {noise: none}\n", {"noise": "none"}),
         ("simulation: {planted_gain: {mps2: 2}}\n", {"planted_gain": {"mps2": 2.0}}),
+        (
+            "simulation: {fail: {arm: mps2, error: MpsFault, at_window: 3, repeat: 0}, wall_s_per_window: 1}\n",
+            {"fail": {"arm": "mps2", "error": "MpsFault", "at_window": 3, "repeat": 0}, "wall_s_per_window": 1.0},
+        ),
     ],
 )
 def test_simulation_is_carried_where_it_changes_something(body: str, carried: object) -> None:
     (repeat,) = expanded(ONE + body)
     assert repeat.engine_args.get("simulation") == carried
+    SimulationOptions.from_engine_args(repeat.engine_args)  # the simulated GPU knows every key
+
+
+def test_the_file_and_the_simulated_gpu_know_the_same_keys() -> None:
+    assert set(SimulationSection.model_fields) == {field.name for field in fields(SimulationOptions)}
+    assert set(FailSection.model_fields) == {field.name for field in fields(Failure)}
+    assert set(FailSection.json_schema()["properties"]["error"]["enum"]) == set(ERRORS)
+    defaults = SimulationOptions()
+    section = SimulationSection()
+    assert {name: getattr(section, name) for name in SimulationSection.model_fields} == {
+        field.name: getattr(defaults, field.name) for field in fields(defaults)
+    }
 
 
 def ids(text: str) -> list[str]:

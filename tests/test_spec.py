@@ -178,6 +178,7 @@ BAD = {
     ],
     "window of no length": [("window_s: 4", "window_s: 0", "21: measurement.window_s: must be above 0, not 0")],
     "no repeats": [("repeats: 3", "repeats: 0", "20: repeats: must be at least 1, not 0")],
+    "endless repeats": [("repeats: 3", "repeats: 1000001", "20: repeats: must be at most 1000, not 1000001")],
     "simulated GPU of any kind": [("gpu: H100", "gpu: any", "5: gpu: a simulated GPU needs a kind, not 'any'")],
     "unknown GPU": [
         ("gpu: H100", "gpu: H10O", "5: gpu: must be A100 or H100 or H200 or any, not 'H10O' (did you mean 'H100'?)")
@@ -196,7 +197,14 @@ BAD = {
         (
             "repeats: 3",
             "simulation: {planted_gain: {mps: 1.1}}",
-            "20: simulation.planted_gain.mps: no such arm (did you mean 'mps2'?)",
+            "20: simulation.planted_gain.mps: 'mps' is not an arm (did you mean 'mps2'?)",
+        )
+    ],
+    "failure of no arm": [
+        (
+            "repeats: 3",
+            "simulation:\n  fail: {error: MpsFault,\n    arm: mps}",
+            "22: simulation.fail.arm: 'mps' is not an arm (did you mean 'mps2'?)",
         )
     ],
     "dtype of unknown size": [
@@ -340,9 +348,8 @@ def test_every_shipped_sweep_is_sound_and_says_its_question_first(path: Path) ->
     jsonschema.validate(yaml.safe_load(spec.text), json.loads(schema_text()))
     backend = "vllm" if spec.backend == "auto" else spec.backend
     repeats = expand(spec, backend, gpu_kind="H200" if spec.gpu == "any" else None)
-    trials = re.search(r"= (\d+) trials", comment)
-    assert trials is not None
-    assert int(trials[1]) == sum(len(repeat.arms) for repeat in repeats)
+    for said in re.findall(r"(\d+) trials", comment):
+        assert int(said) == sum(len(repeat.arms) for repeat in repeats)
 
 
 def test_the_schema_refuses_what_the_loader_refuses_in_single_keys() -> None:
@@ -364,6 +371,7 @@ def test_the_default_sweeps_are_there() -> None:
     assert default_spec_path(gpu=True) in SHIPPED
     assert load_spec(default_spec_path()).backend == "simulated"
     assert load_spec(default_spec_path(gpu=True)).backend == "vllm"
+    assert all("trials" in load_spec(default_spec_path(gpu)).text for gpu in (False, True))
 
 
 def test_the_reference_of_the_keys() -> None:
