@@ -1,7 +1,7 @@
 """The store's frames as figures want them: windows joined to their trials, sweeps cut into scenes, models in order.
 
-A scene is what one figure may show: one sweep, one backend, one GPU, one kind of load, one concurrency. Predictions and
-measurements therefore never share an axis.
+A scene is what one figure may show: one sweep, one backend, one GPU kind, one kind of load, one concurrency.
+Predictions and measurements therefore never share an axis.
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ from dataclasses import dataclass
 import polars as pl
 
 from dashboards import theme
+from orchestrator import contrast
 
-SCENE = ["sweep", "backend", "gpu_name", "kind", "concurrency"]
-CELL = ["sweep", "backend", "gpu_name", "model", "kind", "prompt_tokens", "output_tokens", "concurrency"]
+SCENE = ["sweep", "backend", "gpu_kind", "kind", "concurrency"]
+CELL = [*SCENE[:3], "model", "kind", "prompt_tokens", "output_tokens", "concurrency", "residency"]
 SHARING_ORDER = {"single": 0, "timesliced": 1, "mps": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """`output_tokens` is None unless one model and context were run with several output lengths."""
+    """`output_tokens` and `residency` are None unless one model and context were run with several of them."""
 
     sweep: str
     backend: str
-    gpu_name: str
+    gpu_kind: str
     kind: str
     concurrency: int
     output_tokens: int | None = None
+    residency: str | None = None
 
     @property
     def simulated(self) -> bool:
@@ -36,27 +38,31 @@ class Scene:
 
     @property
     def label(self) -> str:
-        words = [self.gpu_name, f"{self.kind} load", f"{self.concurrency:,} requests in flight"]
+        words = [self.gpu_kind, f"{self.kind} load", f"{self.concurrency:,} requests in flight"]
         if self.output_tokens is not None:
             words.append(f"{self.output_tokens:,} output tokens")
+        if self.residency is not None:
+            words.append(f"engines {self.residency}")
         return " · ".join(words)
 
     def of(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The rows of `frame` that belong to this scene."""
-        keep = [pl.col(name) == getattr(self, name) for name in SCENE]
-        if self.output_tokens is not None:
-            keep.append(pl.col("output_tokens") == self.output_tokens)
-        return frame.filter(*keep)
+        given = {name: getattr(self, name) for name in [*SCENE, "output_tokens", "residency"]}
+        return frame.filter(**{name: value for name, value in given.items() if value is not None})
 
 
 def scenes(frame: pl.DataFrame) -> list[Scene]:
     """The scenes of a frame with the columns of a cell, in the order: sweep, backend, GPU, kind, concurrency."""
     cuts = []
-    for key, rows in frame.drop_nulls(SCENE).partition_by(SCENE, as_dict=True).items():
-        lengths = rows.group_by("model", "prompt_tokens").agg(pl.col("output_tokens").n_unique())["output_tokens"].max()
-        several = rows["output_tokens"].unique().sort().to_list() if lengths != 1 else [None]
-        cuts += [Scene(*key, output_tokens=length) for length in several]
-    return sorted(cuts, key=lambda s: (s.sweep, s.backend, s.gpu_name, s.kind, s.concurrency, s.output_tokens or 0))
+    for key, rows in frame.partition_by(SCENE, as_dict=True).items():
+        counts = rows.group_by("model", "prompt_tokens").agg(pl.col("output_tokens", "residency").n_unique())
+        split = [name for name in ("output_tokens", "residency") if counts.select((pl.col(name) > 1).any()).item()]
+        parts = rows.select(split).unique().to_dicts() if split else [{}]
+        cuts += [Scene(*key, **part) for part in parts]
+    return sorted(
+        cuts,
+        key=lambda s: (s.sweep, s.backend, s.gpu_kind, s.kind, s.concurrency, s.output_tokens or 0, s.residency or ""),
+    )
 
 
 def measured(trials: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
@@ -65,11 +71,11 @@ def measured(trials: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
     `rate` counts output tokens, and prompt tokens where `kind` is `prefill`, whose requests have one output token.
     The workload's lengths keep their names; the window's own counts become `tokens_out` and `tokens_in`.
     """
-    asked = ["trial_id", "attempt_id", "repeat", "arm", "baseline", "sharing", "engines", *CELL]
+    asked = ["trial_id", "attempt_id", "repeat", "arm", "baseline", "sharing", "engines", "tie_margin", *CELL]
     counted = windows.rename({"output_tokens": "tokens_out", "prompt_tokens": "tokens_in"})
     credited = pl.when(pl.col("kind") == "prefill").then("tokens_in").otherwise("tokens_out")
     return (
-        counted.join(trials.select(asked), on=["trial_id", "attempt_id"], how="inner")
+        counted.join(contrast.numbered(trials).select(asked), on=["trial_id", "attempt_id"], how="inner")
         .with_columns(rate=credited / pl.col("duration_s"))
         .sort(*CELL, "repeat", "order_index")
     )
@@ -83,7 +89,7 @@ def arms(frame: pl.DataFrame) -> dict[str, str]:
 
 
 def model_order(models: Iterable[str], parameters: Mapping[str, int] | None = None) -> list[str]:
-    """Smallest first. A model that `parameters` lacks is placed by the size in its name (`-0.5B`, `270m`), else last."""
+    """Smallest first. A model that `parameters` lacks is placed by the size in its name (`-0.5B`), else last."""
     known = parameters or {}
 
     def size(model: str) -> float:

@@ -97,7 +97,7 @@ def figure(title: str, height: int, summary: str, simulated: bool) -> go.Figure:
     if simulated:
         words += f"<br><span style='font-size:11px;color:#c2690c'><b>{SIMULATED}</b></span>"
         fig.layout.meta["summary"] = f"{SIMULATED}. {summary}"
-    fig.update_layout(title={"text": words, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 8}})
+    fig.update_layout(title={"text": words, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 18}})
     return fig
 
 
@@ -128,12 +128,8 @@ def percent(ratio: float, digits: int = 0) -> str:
 
 def interval(low: float | None, high: float | None, digits: int = 0) -> str:
     """The interval of a ratio as changes in percent: `+38 … +46`; an open end prints as `?`."""
-    ends = [percent(end, digits).removesuffix(f"{NBSP}%") if _known(end) else "?" for end in (low, high)]
+    ends = ["?" if end is None else percent(end, digits).removesuffix(f"{NBSP}%") for end in (low, high)]
     return " … ".join(ends)
-
-
-def _known(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def tokens(count: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import plotly.graph_objects as go
 import polars as pl
@@ -12,29 +13,29 @@ import polars as pl
 from dashboards import cells, theme
 
 GAP = 0.04
-TICKS = (0.25, 1 / 3, 0.5, 2 / 3, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
+COARSE, FINE = (1.5, 2.0, 3.0, 4.0), (1.1, 1.25, 1.5)
 
 
 def verdict_map(
     verdicts: pl.DataFrame,
-    absent: pl.DataFrame | None = None,
+    trials: pl.DataFrame | None = None,
     limit: float | None = None,
     parameters: Mapping[str, int] | None = None,
 ) -> go.Figure:
     """One arm against one baseline over models (rows, smallest on top) and contexts (columns).
 
-    verdicts: throughput rows of one scene and one (arm, baseline) pair. absent: rows with `model`, `prompt_tokens` and
-    `outcome` of cells that could not be compared; drawn as words, so that nothing is missing without a reason. limit: the ratio at which
-    the colour ends (default: the largest gain or loss shown, at least 1.25), to share one scale among maps.
+    verdicts: rows of one scene and one (arm, baseline) pair. trials: the scene's, to say `skipped` or `failed` where a
+    cell has no ratio. limit: the ratio at which the colour ends (default: `colour_limit`), to share one scale among
+    maps. parameters: parameter count by model, see `cells.model_order`.
     """
     verdicts = verdicts.filter(pl.col("metric") == "throughput")
     if verdicts.is_empty():
         return theme.nothing("Verdict map", "No arm was compared with a baseline yet.")
     simulated = cells.one_backend(verdicts)
     arm, baseline = _only(verdicts, "arm"), _only(verdicts, "baseline")
-    gone = pl.DataFrame(schema={"model": str, "prompt_tokens": int, "outcome": str}) if absent is None else absent
-    models = cells.model_order([*verdicts["model"], *gone["model"]], parameters)
-    contexts = sorted({*verdicts["prompt_tokens"], *gone["prompt_tokens"]})
+    lost = _lost(trials, (arm, baseline)) if trials is not None else {}
+    models = cells.model_order(verdicts["model"], parameters)
+    contexts = sorted(set(verdicts["prompt_tokens"]))
     fig = theme.figure(
         f"{html.escape(arm)} against {html.escape(baseline)}: throughput",
         150 + 62 * len(models),
@@ -56,13 +57,13 @@ def verdict_map(
             "pattern": {
                 "shape": ["/" if r["verdict"] == "undecided" else "" for r in rows],
                 "size": 9,
-                "solidity": 0.12,
+                "solidity": 0.1,
                 "fillmode": "overlay",
                 "fgcolor": "#7b828c",
-                "fgopacity": 0.6,
+                "fgopacity": 0.45,
             },
         },
-        text=[_cell_text(r) for r in rows],
+        text=[_cell_text(r, lost) for r in rows],
         textposition="inside",
         insidetextanchor="middle",
         textangle=0,
@@ -72,14 +73,6 @@ def verdict_map(
         hoverinfo="text",
         showlegend=False,
     )
-    for row in gone.unique().sort("model", "prompt_tokens").iter_rows(named=True):
-        fig.add_annotation(
-            x=column_of[row["prompt_tokens"]],
-            y=row_of[row["model"]],
-            text=f"<i>{html.escape(row['outcome'])}</i>",
-            showarrow=False,
-            font={"size": 12, "color": "#8a929d"},
-        )
     labels = cells.model_labels(models)
     fig.update_xaxes(
         title_text="context (prompt tokens)",
@@ -99,15 +92,16 @@ def verdict_map(
         ticks="",
     )
     end = math.log(limit or colour_limit(verdicts))
-    ticks = [tick for tick in TICKS if abs(math.log(tick)) <= end + 1e-9]
+    steps = COARSE if end > math.log(1.6) else FINE
+    ticks = [1.0, *(sign for step in steps if math.log(step) <= end + 1e-9 for sign in (step, 1 / step))]
     fig.update_layout(
         coloraxis={
             "cmin": -end,
             "cmax": end,
             "colorbar": {
-                "title": {"text": "ratio", "side": "top"},
+                "title": {"text": "gain", "side": "top"},
                 "tickvals": [math.log(tick) for tick in ticks],
-                "ticktext": [f"×{tick:.3g}" for tick in ticks],
+                "ticktext": [theme.percent(tick) for tick in ticks],
                 "thickness": 12,
                 "outlinewidth": 0,
                 "x": 1.01,
@@ -141,20 +135,32 @@ def summary(verdicts: pl.DataFrame) -> str:
     return text
 
 
-def _cell_text(row: Mapping[str, object]) -> str:
-    ratio, verdict = row["ratio"], str(row["verdict"])
-    if not _drawable(ratio):
-        return f"<b>{theme.VERDICT_MARKS[verdict]}</b><br><span style='font-size:11px'>no ratio</span>"
-    head = f"<b>{theme.VERDICT_MARKS[verdict]}{theme.NBSP}{theme.percent(float(str(ratio)))}</b>"
-    return f"{head}<br><span style='font-size:11px'>{theme.interval(row['ci_low'], row['ci_high'])}</span>"  # type: ignore[arg-type]
+def _cell_text(row: Mapping[str, Any], lost: Mapping[tuple[str, int], str]) -> str:
+    mark = theme.VERDICT_MARKS[row["verdict"]]
+    if not _drawable(row["ratio"]):
+        return f"<i>{lost.get((row['model'], row['prompt_tokens']), 'no ratio')}</i>"
+    head = f"<b>{mark}{theme.NBSP}{theme.percent(row['ratio'])}</b>"
+    return f"{head}<br><span style='font-size:11px'>{theme.interval(row['ci_low'], row['ci_high'])}</span>"
 
 
-def _hover(row: Mapping[str, object]) -> str:
-    reasons = [html.escape(str(reason)) for reason in row["reasons"] or ()]  # type: ignore[attr-defined]
-    ratio = f"{theme.percent(float(str(row['ratio'])), 1)}" if _drawable(row["ratio"]) else "no ratio"
+def _lost(trials: pl.DataFrame, arms: tuple[str, str]) -> dict[tuple[str, int], str]:
+    """By model and context, how the trials of an arm ended of which none is ok."""
+    ended = (
+        trials.filter(pl.col("arm").is_in(arms))
+        .group_by("model", "prompt_tokens", "arm")
+        .agg(pl.col("outcome").unique().sort(descending=True))
+        .filter(~pl.col("outcome").list.contains("ok"))
+        .sort("arm", descending=True)
+    )
+    return {(model, context): " or ".join(words) for model, context, _, words in ended.iter_rows()}
+
+
+def _hover(row: Mapping[str, Any]) -> str:
+    reasons = [html.escape(reason) for reason in row["reasons"] or ()]
+    ratio = theme.percent(row["ratio"], 1) if _drawable(row["ratio"]) else "no ratio"
     lines = [
         f"<b>{html.escape(cells.cell_label(row))}</b>",
-        f"{row['verdict']}: {ratio} [{theme.interval(row['ci_low'], row['ci_high'], 1)}]",  # type: ignore[arg-type]
+        f"{row['verdict']}: {ratio} [{theme.interval(row['ci_low'], row['ci_high'], 1)}]",
         f"{row['boots']} boots, {row['windows']} windows",
         *reasons,
     ]

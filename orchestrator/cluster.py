@@ -35,6 +35,10 @@ class Cluster:
     gpus: Mapping[str, int]
     nodes: int
 
+    def now(self) -> Cluster:
+        """The same cluster as it is at present: nodes come and go."""
+        return _survey(self.address)
+
     def __str__(self) -> str:
         gpus = ", ".join(f"{count} x {kind}" for kind, count in sorted(self.gpus.items())) or "no GPU"
         where = f"the cluster at {self.address}" if self.address else "an embedded cluster on this machine"

@@ -58,7 +58,7 @@ class Sharing:
 def sharing(first: int, second: int, busy_s: float = 0.06) -> Sharing:
     """Whether `first` slows down while `second` works. Takes about `busy_s` and 60 ms to start a process."""
     alone = speed_mops(first)
-    code = f"import os,time;os.sched_setaffinity(0,{{{second}}});print(flush=True)\nwhile True:\n for i in range(1000):pass"
+    code = f"import os;os.sched_setaffinity(0,{{{second}}});print(flush=True)\nwhile True:\n for i in range(1000):pass"
     with subprocess.Popen([sys.executable, "-S", "-E", "-c", code], stdout=subprocess.PIPE) as other:
         try:
             assert other.stdout is not None

@@ -31,6 +31,7 @@ from orchestrator.guardian import Guardian, guardian
 from orchestrator.live_window import Bench, take_window
 from orchestrator.mps import MpsDaemon, Watchdog, daemon
 from orchestrator.mps_attachment import outside_environment
+from orchestrator.nursery import Nursery
 from orchestrator.observation import BootFacts, Observation, WindowOrder
 from orchestrator.plan import Block
 from orchestrator.process import tail
@@ -58,8 +59,10 @@ class EngineDeployment:
 
 
 @contextmanager
-def open_deployment(block: Block, arms: Sequence[Arm], worker: Mapping[str, Any]) -> Iterator[EngineDeployment]:
-    """Bring up the engines of `arms` for `block`, resident side by side.
+def open_deployment(
+    block: Block, arms: Sequence[Arm], worker: Mapping[str, Any], births: Nursery
+) -> Iterator[EngineDeployment]:
+    """Bring up the engines of `arms` for `block`, resident side by side, from the host's nursery.
 
     Raises BootError, MpsError or GpuNotClean on the way up, and GpuNotClean when something is left on the way down.
     """
@@ -73,7 +76,7 @@ def open_deployment(block: Block, arms: Sequence[Arm], worker: Mapping[str, Any]
         mps, watchdog = _mps(stack, arms, gpu, guard)
         sampler = stack.enter_context(GpuSampler(gpu.uuid)) if gpu else None
         began = time.monotonic()
-        engines = _boot(stack, block, arms, gpu, mps, topology, guard, folder)
+        engines = _boot(stack, block, arms, gpu, mps, topology, guard, births, folder)
         boot_s = time.monotonic() - began
         placed = {arm.name: _place(arm, arms, topology, gpu) for arm in arms}
         stack.enter_context(_own_place([placed[arm.name] for arm in arms]))
@@ -100,6 +103,7 @@ def _boot(
     mps: MpsDaemon | None,
     topology: Topology,
     guard: Guardian,
+    births: Nursery,
     folder: Path,
 ) -> dict[str, list[Engine]]:
     """Start every engine, then wait for all: they boot in the time of one."""
@@ -120,7 +124,7 @@ def _boot(
                 cores=cores_of(placed, index),
                 folder=folder,
             )
-            engines.setdefault(arm.name, []).append(stack.enter_context(engine_process(launch, guard)))
+            engines.setdefault(arm.name, []).append(stack.enter_context(engine_process(launch, guard, births)))
     deadline = time.monotonic() + BOOT_LIMIT_S
     for engine in (engine for group in engines.values() for engine in group):
         engine.wait_ready(max(1.0, deadline - time.monotonic()))
@@ -185,7 +189,6 @@ def _facts(
             **software(),
             **{key: first[key] for key in ENGINE_FACTS},
             "engine_boot_s": [engine.facts["boot_s"] for engine in engines],
-            "engine_import_s": [engine.facts["import_s"] for engine in engines],
             "engine_boot_phases": [boot_phases(tail(engine.launch.log, 2000, 2**20)) for engine in engines],
         },
     )

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import select
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +25,8 @@ from orchestrator import cores
 from orchestrator.engine_probe import StepCounters
 from orchestrator.errors import BootError, EngineCrashed
 from orchestrator.guardian import Guardian
-from orchestrator.process import ProcessIdentity, Supervised, supervised
+from orchestrator.nursery import Newborn, Nursery
+from orchestrator.process import ProcessIdentity
 
 STOP_GRACE_S = 20.0
 BOOT_PHASES = {
@@ -68,7 +68,7 @@ class Engine:
     """A running engine process. `facts` is what it said of itself when it came up."""
 
     launch: Launch
-    child: Supervised
+    child: Newborn
     counters: StepCounters
     orders_fd: int
     answers_fd: int
@@ -131,7 +131,7 @@ class Engine:
     def raise_if_dead(self) -> None:
         """Raises EngineCrashed if either process is gone."""
         if not self.child.alive:
-            raise self._crashed(f"it ended with status {self.child.popen.poll()}")
+            raise self._crashed("its process is gone")
         if self.core is not None and not self.core.alive:
             raise self._crashed("its EngineCore is gone")
 
@@ -151,8 +151,8 @@ class Engine:
             if select.select([self.answers_fd], [], [], min(left, 0.5))[0]:
                 part = os.read(self.answers_fd, 2**20)
                 if not part:
-                    self.child.popen.wait(STOP_GRACE_S)
-                    raise self._crashed(f"it ended with status {self.child.popen.poll()}")
+                    self.child.wait(STOP_GRACE_S)  # its last words reach the log before it ends
+                    raise self._crashed("its process ended")
                 self._buffer += part
             else:
                 self.raise_if_dead()
@@ -166,47 +166,40 @@ class Engine:
 
 
 @contextmanager
-def engine_process(launch: Launch, guard: Guardian) -> Iterator[Engine]:
+def engine_process(launch: Launch, guard: Guardian, births: Nursery) -> Iterator[Engine]:
     """Start the process and send its boot order; on exit it and everything below it is gone."""
     counters = StepCounters(launch.folder / f"{launch.name}.steps")
     orders_read, orders_write = os.pipe()
     answers_read, answers_write = os.pipe()
-    argv = [sys.executable, "-m", "orchestrator.engine_main"]
-    argv += ["--orders-fd", str(orders_read), "--answers-fd", str(answers_write)]
     environment = {**launch.environment, **THREAD_LIMITS, **guard.environment()}
     try:
-        with supervised(
-            argv, environment, launch.log, grace_s=STOP_GRACE_S, pass_fds=(orders_read, answers_write)
-        ) as child:
-            guard.add(child.identity)
+        try:
+            child = births.engine(environment, launch.log, orders_read, answers_write)
+        finally:
             os.close(orders_read)
             os.close(answers_write)
-            engine = Engine(launch, child, counters, orders_write, answers_read)
-            engine.order(
-                {
-                    "op": "boot",
-                    "engine_args": dict(launch.engine_args),
-                    "counters_path": str(counters.path),
-                    "weights": launch.weights,
-                }
-            )
-            try:
-                yield engine
-            finally:
-                os.close(orders_write)  # the end of its orders: an orderly shutdown, before any signal
-                orders_write = -1
-                _wait_orderly(child)
-                guard.remove(child.identity)
+        guard.add(child.identity)
+        engine = Engine(launch, child, counters, orders_write, answers_read)
+        engine.order(
+            {
+                "op": "boot",
+                "engine_args": dict(launch.engine_args),
+                "counters_path": str(counters.path),
+                "weights": launch.weights,
+            }
+        )
+        try:
+            yield engine
+        finally:
+            os.close(orders_write)  # the end of its orders: an orderly shutdown, before any signal
+            orders_write = -1
+            child.wait(STOP_GRACE_S)
+            child.stop(STOP_GRACE_S)
+            guard.remove(child.identity)
     finally:
         if orders_write >= 0:
             os.close(orders_write)
         os.close(answers_read)
-
-
-def _wait_orderly(child: Supervised) -> None:
-    deadline = time.monotonic() + STOP_GRACE_S
-    while child.alive and time.monotonic() < deadline:
-        time.sleep(0.05)
 
 
 def boot_phases(log: str) -> dict[str, float]:

@@ -1,8 +1,7 @@
 """The engine's own process: `vllm.AsyncLLMEngine` with the closed-loop clients beside it, EngineCore its child.
 
-    python -m orchestrator.engine_main --orders-fd N --answers-fd M
-
-Orders come as JSON lines, answers go as JSON lines, an answer with a table is followed by `payload_bytes` of Arrow IPC.
+Forked by the nursery (`orchestrator.nursery_main`), which has imported vLLM already. Orders come as JSON lines, answers
+go as JSON lines, and an answer with a table is followed by `payload_bytes` of Arrow IPC.
     boot     {engine_args, counters_path, weights}          -> ready {pid, engine_core_pid, ...} | failed {reason}
     load     {clients, prompt_tokens, output_tokens, seed, prompts, stagger_s}     -> loaded   (prompts are made)
     start    {start_ns}                                      -> ramped {at_ns}  once every client has a first token
@@ -14,14 +13,12 @@ end, the engine shuts down: the parent is gone.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import gc
 import io
 import json
 import os
-import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -54,7 +51,6 @@ async def serve(orders: asyncio.StreamReader, answers: io.FileIO) -> None:
 
 async def boot_engine(boot: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Bring an engine up and tell who it is. Whatever vLLM raises propagates."""
-    import_began = time.monotonic()
     import torch
     import vllm
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -63,7 +59,6 @@ async def boot_engine(boot: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
     from workloads.vllm_target import SchedulerLog
 
-    import_s = time.monotonic() - import_began
     # The context decides vLLM's own defaults (max_num_batched_tokens is 8192 for a server on an H100, else 2048): the
     # baseline must be what `vllm serve` would give.
     engine = AsyncLLM.from_engine_args(
@@ -85,7 +80,7 @@ async def boot_engine(boot: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         "worker_pid": core["pid"],
         "model_runner": core["model_runner"],
         "step_hook": core["hook"],
-        "import_s": import_s,
+        "mps_pipe_directory": os.environ.get("CUDA_MPS_PIPE_DIRECTORY"),
         "vllm": vllm.__version__,
         "torch": torch.__version__,
         "vocabulary": int(config.model_config.get_vocab_size()),
@@ -251,18 +246,9 @@ async def _main(orders_fd: int, answers_fd: int) -> None:
             await serve(orders, answers)
 
 
-def main() -> int:
-    """Entry point; guarded, because EngineCore may be spawned and imports this module again."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--orders-fd", type=int, required=True)
-    parser.add_argument("--answers-fd", type=int, required=True)
-    options = parser.parse_args()
-    # A forked EngineCore must not hold the parent's pipes open.
-    os.set_inheritable(options.orders_fd, False)
-    os.set_inheritable(options.answers_fd, False)
-    asyncio.run(_main(options.orders_fd, options.answers_fd))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def run(orders_fd: int, answers_fd: int) -> None:
+    """Be an engine process until the orders end."""
+    # An EngineCore that is spawned must not hold the parent's pipes open.
+    os.set_inheritable(orders_fd, False)
+    os.set_inheritable(answers_fd, False)
+    asyncio.run(_main(orders_fd, answers_fd))

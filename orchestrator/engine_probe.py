@@ -2,8 +2,13 @@
 
 It counts engine steps by CUDA-graph mode into a small shared file, which the orchestrator reads at the edges of a
 window without asking the engine anything, fills dummy weights with variance-scaled random numbers on request, and ties
-EngineCore's life to its parent's. It changes no decision of the engine: each hook calls what it wraps and adds to a
-counter in shared memory (under a microsecond a step).
+EngineCore's life to its parent's. It changes no decision of the engine: each hook calls what it wraps and adds to
+counters in shared memory.
+
+Each step also times one fixed piece of interpreter work, some 6 microseconds against steps of several milliseconds: the
+speed of EngineCore's core while it is at work. On a shared host that speed has two levels (36 and 21 million turns a
+second were seen, dwelling for tens of milliseconds to seconds), because another guest may use the sibling thread of our
+core; no steal time and no clock reading shows it, and it makes one engine give two rates.
 """
 
 from __future__ import annotations
@@ -21,7 +26,8 @@ import numpy as np
 
 PR_SET_PDEATHSIG = 1
 # int64 slots of the shared file, in order.
-SLOTS = ("steps", "full", "piecewise", "eager", "tokens", "padded_tokens", "sequences", "gc_runs", "gc_ns")
+SLOTS = ("steps", "full", "piecewise", "eager", "tokens", "padded_tokens", "sequences", "gc_runs", "gc_ns", "speed_ns")
+SPEED_TURNS = 200
 
 
 class StepProbe:
@@ -116,6 +122,11 @@ def _count(
     slots[4] += tokens
     slots[5] += padded_tokens
     slots[6] += sequences
+    total = 0
+    began = time.perf_counter_ns()
+    for turn in range(SPEED_TURNS):
+        total += turn
+    slots[9] += time.perf_counter_ns() - began
 
 
 def _count_garbage_collections(slots: np.ndarray[Any, np.dtype[np.int64]]) -> None:
@@ -139,6 +150,11 @@ class StepCounters:
         path.write_bytes(bytes(len(SLOTS) * 8))
         self.path = path
         self._slots = _map_slots(path)
+
+    @staticmethod
+    def speed_mops(delta: dict[str, int]) -> float | None:
+        """Mean speed of EngineCore's core over the steps of `delta`, in million loop turns a second."""
+        return delta["steps"] * SPEED_TURNS * 1e3 / delta["speed_ns"] if delta["speed_ns"] else None
 
     def read(self) -> dict[str, int]:
         """Every counter since the engine came up."""

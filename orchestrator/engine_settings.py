@@ -53,24 +53,29 @@ def weights_of(block: Block, arm: Arm) -> str:
     return {"dummy": "dummy", VARIANCE_SCALED: "random"}.get(str(asked), "checkpoint")
 
 
+def base_environment() -> dict[str, str]:
+    """This process's environment without any MPS variable, from which this project can be imported."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_MPS_")}
+    path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), kept.get("PYTHONPATH", "")]))
+    return {**kept, "PYTHONPATH": path}
+
+
 def environment(arm: Arm, gpu_name: str, connection: Mapping[str, str]) -> dict[str, str]:
     """A complete environment: this process's without any MPS variable, the caches, then `connection`.
 
     Compile caches are kept apart by GPU model and SM cap, since kernels are tuned to the SM count that they see.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_MPS_")}
     percentage = getattr(arm.mode, "active_thread_percentage", 100)
     home = Path(os.environ.get("MPSCAPE_CACHE", Path.home() / ".cache" / "mpscape"))
     caches = home / f"{gpu_name.replace(' ', '-')}-{percentage}"
     return {
-        **kept,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT_ROOT), kept.get("PYTHONPATH", "")])),
+        **base_environment(),
         "VLLM_CACHE_ROOT": str(caches / "vllm"),
         "TRITON_CACHE_DIR": str(caches / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "30",
-        "HF_HUB_OFFLINE": kept.get("HF_HUB_OFFLINE", "1"),
+        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
         **connection,
     }
 

@@ -10,17 +10,22 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import StoreError
+from orchestrator.engine import THREAD_LIMITS
+from orchestrator.engine_settings import base_environment
+from orchestrator.errors import MeasurementError, StoreError
+from orchestrator.nursery import Nursery, nursery
 from orchestrator.observation import Deployment
 from orchestrator.plan import Block
 from orchestrator.runner import BlockContext, OpenDeployment, TrialSummary, run_block
 from orchestrator.store import ResultStore
-from orchestrator.trial import Arm
+from orchestrator.trial import Arm, Backend
 
 # Ray spells it so: the raylet ends a worker's whole process group with it.
 GROUP_CLEANUP = "RAY_process_group_cleanup_enabled"
@@ -50,8 +55,11 @@ class Receipt:
 class GpuHost:
     """Runs as a Ray actor; one a GPU. Plain Python, so that tests and debuggers can call it without Ray."""
 
-    def __init__(self) -> None:
+    def __init__(self, backend: Backend) -> None:
         self.worker = settle_worker()
+        self._stack = contextlib.ExitStack()
+        # vLLM is imported beside whatever else is still going on, before the first block wants an engine.
+        self._births = None if backend == "simulated" else self._stack.enter_context(host_nursery())
 
     def describe(self) -> dict[str, Any]:
         """What this actor found and put right."""
@@ -79,7 +87,7 @@ class GpuHost:
             yield Receipt(done.repeat.repeat_id, committed, socket.gethostname(), done.summaries)
 
     def _open_deployment(self, block: Block) -> OpenDeployment:
-        worker = self.worker
+        worker, births = self.worker, self._births
 
         def opened(block: Block, arms: Sequence[Arm]) -> AbstractContextManager[Deployment]:
             if block.backend == "simulated":
@@ -88,9 +96,20 @@ class GpuHost:
                 return open_deployment(block, arms, None)
             from orchestrator.deployment import open_deployment as open_engines
 
-            return open_engines(block, arms, worker)
+            if births is None:
+                raise MeasurementError(f"this host was started for simulated work, not for {block.backend}")
+            return open_engines(block, arms, worker, births)
 
         return opened
+
+
+@contextlib.contextmanager
+def host_nursery() -> Iterator[Nursery]:
+    """The nursery of this host, with its log in a folder of its own that goes with it."""
+    with tempfile.TemporaryDirectory(prefix="mpscape-nursery-") as folder:
+        environment = {**base_environment(), **THREAD_LIMITS}
+        with nursery(environment, Path(folder) / "nursery.log") as births:
+            yield births
 
 
 def settle_worker() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from orchestrator.core_probe import speed_mops
 from orchestrator.cores import Placement
 from orchestrator.cpu_telemetry import CpuClock, CpuShares, CpuSnapshot, shares
 from orchestrator.engine import Engine
+from orchestrator.engine_probe import StepCounters
 from orchestrator.errors import WindowError
 from orchestrator.gpu_devices import Gpu
 from orchestrator.gpu_telemetry import GpuEdge, GpuSampler
@@ -117,7 +118,7 @@ def attachment(bench: Bench, arm: Arm) -> Attachment:
     for name, group in bench.engines.items():
         side = inside if bench.arms[name].sharing == "mps" else outside
         side.update({engine.launch.token: engine.core_pid for engine in group})
-    found = bench.mps.attachment(inside, outside) if bench.mps else prove_without_daemon(outside)
+    found = bench.mps.attachment(inside, outside) if bench.mps else prove_without_daemon(outside, _pipe_dirs(bench))
     own = {engine.core_pid for engine in bench.engines[arm.name]}
     return replace(
         found,
@@ -126,6 +127,10 @@ def attachment(bench: Bench, arm: Arm) -> Attachment:
         detached=tuple(sorted(own & set(found.detached))),
         should_be_detached=tuple(sorted(own & set(found.should_be_detached))),
     )
+
+
+def _pipe_dirs(bench: Bench) -> dict[str, str]:
+    return {engine.launch.token: engine.facts["mps_pipe_directory"] for engine in bench.all_engines()}
 
 
 def _weaker(first: Attachment, second: Attachment) -> Attachment:
@@ -271,6 +276,7 @@ def _engine_facts(
         preemptions=answer["preemptions"],
         prefix_cache_hits=answer["prefix_cache_hits"],
         engine_core_cpu=core.busiest_thread if core else None,
+        engine_core_speed_mops=StepCounters.speed_mops(steps),
         frontend_cpu=frontend.busiest_thread if frontend else None,
         loop_lag_p99_s=answer["loop_lag_p99_s"],
         kv_bytes=blocks * bench.model.kv_bytes_per_token(),

@@ -1,8 +1,10 @@
 """Proof that an engine is, or is not, a client of an MPS daemon.
 
-A process that finds no daemon runs time-sliced without a word, so attachment is proved, never assumed: each engine is
-started with a random token in its environment, and a pid that the daemon lists as a client counts as the engine whose
-token /proc/PID/environ shows. The pid alone proves nothing: the client is EngineCore, a child of what was started.
+A process that finds no daemon runs time-sliced without a word, so attachment is proved, never assumed. A pid that the
+daemon lists as a client is known in one of two ways: /proc/PID/environ shows the random token of one of our engines,
+or, since a forked process shows the environment of its forefather, it is the EngineCore that the engine itself named
+when it came up. A pid known in neither way is a stranger. The pid of what was started proves nothing: the client is
+its child.
 """
 
 from __future__ import annotations
@@ -55,11 +57,12 @@ def prove(listed: Sequence[int], inside: Mapping[str, int], outside: Mapping[str
     of `inside`; `detached` are the engines of `outside` that live with their token and are listed by neither.
     Raises MpsError for a client without any of these tokens: nobody else may be in a private daemon.
     """
-    tokens = {pid: _environment(pid).get(TOKEN_VARIABLE, "") for pid in listed}
+    known = {pid: token for token, pid in (*inside.items(), *outside.items())}
+    tokens = {pid: _token(pid) or known.get(pid, "") for pid in listed}
     strangers = sorted(pid for pid, token in tokens.items() if token not in inside and token not in outside)
     if strangers:
         raise MpsError(f"processes {strangers} are clients of the MPS daemon and carry none of its engines' tokens")
-    present = {token: pid for token, pid in outside.items() if _environment(pid).get(TOKEN_VARIABLE) == token}
+    present = {token: pid for token, pid in outside.items() if (_token(pid) or token) == token and _lives(pid)}
     return Attachment(
         expected=tuple(sorted(inside.values())),
         attached=tuple(sorted(pid for pid, token in tokens.items() if token in inside)),
@@ -71,21 +74,28 @@ def prove(listed: Sequence[int], inside: Mapping[str, int], outside: Mapping[str
     )
 
 
-def prove_without_daemon(outside: Mapping[str, int]) -> Attachment:
-    """The reverse where no daemon of ours runs: each engine's own pipe directory, as /proc shows it, has no socket."""
-    detached = []
-    for token, pid in outside.items():
-        environment = _environment(pid)
-        pipe_dir = environment.get(PIPE_VARIABLE)
-        if environment.get(TOKEN_VARIABLE) == token and pipe_dir and not (Path(pipe_dir) / "control").exists():
-            detached.append(pid)
+def prove_without_daemon(outside: Mapping[str, int], pipe_dirs: Mapping[str, str]) -> Attachment:
+    """The reverse where no daemon of ours runs: the pipe directory that each engine reads, by token, has no socket."""
+    detached = [
+        pid
+        for token, pid in outside.items()
+        if _lives(pid) and (_token(pid) or token) == token and not (Path(pipe_dirs[token]) / "control").exists()
+    ]
     return Attachment(
         detached=tuple(sorted(detached)), should_be_detached=tuple(sorted(outside.values())), method=BY_ENVIRONMENT
     )
 
 
-def _environment(pid: int) -> Mapping[str, str]:
+def _token(pid: int) -> str:
+    """The token in the environment that `pid` was executed with; empty for one that was forked, or is gone."""
     try:
-        return ProcessIdentity.of(pid).environment()
+        return ProcessIdentity.of(pid).environment().get(TOKEN_VARIABLE, "")
     except ProcessLookupError:
-        return {}
+        return ""
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return ProcessIdentity.of(pid).alive
+    except ProcessLookupError:
+        return False

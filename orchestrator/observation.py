@@ -56,6 +56,7 @@ class EngineFacts:
     preemptions: int | None = None
     prefix_cache_hits: int | None = None
     engine_core_cpu: float | None = None
+    engine_core_speed_mops: float | None = None
     frontend_cpu: float | None = None
     loop_lag_p99_s: float | None = None
     kv_bytes: int | None = None

@@ -8,8 +8,8 @@ An arm that does not fit even alone is left out of its block and comes back as s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from orchestrator.gpus import KINDS, GpuKind
@@ -47,6 +47,12 @@ class Block:
     memory: Mapping[str, EngineMemory]
     expected_gpu_s: float
 
+    def only(self, repeat_ids: Set[str]) -> Block:
+        """This block for some of its repeats, with engines of the same size: what is left is measured alike."""
+        dropped = sum(expected_repeat_s(repeat) for repeat in self.repeats if repeat.repeat_id not in repeat_ids)
+        kept = tuple(repeat for repeat in self.repeats if repeat.repeat_id in repeat_ids)
+        return replace(self, repeats=kept, expected_gpu_s=self.expected_gpu_s - dropped)
+
 
 @dataclass(frozen=True, slots=True)
 class Skip:
@@ -68,6 +74,14 @@ class Plan:
     @property
     def expected_gpu_s(self) -> float:
         return sum(block.expected_gpu_s for block in self.blocks)
+
+    def only(self, repeats: Iterable[Repeat]) -> Plan:
+        """What of the plan is left to do. Planning the rest anew would size engines and residency by what is left, and
+        so measure a resumed sweep on other engines than an undisturbed one."""
+        ids = frozenset(repeat.repeat_id for repeat in repeats)
+        blocks = (block.only(ids) for block in self.blocks)
+        skips = tuple(skip for skip in self.skips if skip.repeat.repeat_id in ids)
+        return Plan(tuple(block for block in blocks if block.repeats), skips, self.usable_bytes)
 
 
 def plan(repeats: Iterable[Repeat], gpu: GpuKind) -> Plan:

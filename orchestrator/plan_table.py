@@ -34,8 +34,8 @@ def print_plan(
         console.print(f"skipped ({', '.join(who)}): {reason}", style="yellow", highlight=False)
     trials = sum(len(block.arms) * len(block.repeats) for block in plan.blocks)
     console.print(
-        f"{sum(len(repeat.arms) for repeat in repeats)} trials in {len(repeats)} repeats; in the store already: {done} repeats; to run: "
-        f"{trials} trials in {len(plan.blocks)} blocks; does not fit: {len(plan.skips)} trials",
+        f"{sum(len(repeat.arms) for repeat in repeats)} trials in {len(repeats)} repeats; in the store already: {done} "
+        f"repeats; to run: {trials} trials in {len(plan.blocks)} blocks; does not fit: {len(plan.skips)} trials",
         highlight=False,
     )
     cost = "no GPU time: virtual" if target.backend == "simulated" else f"{plan.expected_gpu_s / 60:.0f} GPU minutes"

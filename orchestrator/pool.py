@@ -1,6 +1,7 @@
 """Blocks over the cluster's GPUs: one `GpuHost` actor a GPU, receipts in the order in which work ends.
 
-    for receipt in run_blocks(blocks, cluster, ...):     # Landed or Lost
+    with closing(run_blocks(blocks, cluster, ...)) as events:
+        for event in events:      # Landed or Lost
 
 A block whose actor or node dies, whose engines are lost or which fails outright is tried once more, on any host that
 is free; what is left after that comes back as `Lost` with its reason, for the driver to record.
@@ -25,6 +26,8 @@ ATTEMPTS = 2
 HOST_CPUS = 1.0
 # A host that the scheduler has not placed by now is waiting for somebody else's work to end.
 PLACEMENT_LIMIT_S = 600.0
+# How often to ask whether the cluster can still place a host, while nothing happens.
+LOOK_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,38 +93,57 @@ def hosts_wanted(cluster: Cluster, backend: Backend, gpu_kind: str, blocks: int)
 def run_blocks(blocks: Sequence[Block], cluster: Cluster, assignment_of: AssignmentOf) -> Iterator[Landed | Lost]:
     """Run `blocks`, which all have one backend and GPU kind, in completion order of their repeats.
 
+    Close the iterator before Ray is shut down: it ends its hosts then.
+
     Raises:
-        ClusterError: the cluster cannot meet the demand, or no host could be placed.
+        ClusterError: the cluster cannot meet the demand, or no host ever came up.
         StoreError: a host cannot write the store.
     """
     import ray
 
+    if not blocks:
+        return
     first = blocks[0]
+    wanted = hosts_wanted(cluster, first.backend, first.gpu_kind, len(blocks))
     waiting: deque[tuple[Block, int]] = deque((block, 1) for block in blocks)
-    idle = [_start_host(first) for _ in range(hosts_wanted(cluster, first.backend, first.gpu_kind, len(blocks)))]
+    hosts = _Hosts(first, cluster)
     running: dict[Any, _Task] = {}
     try:
-        _await_first(idle, cluster)
+        hosts.start(wanted)
         while waiting or running:
-            while waiting and idle:
+            while waiting and hosts.idle:
                 block, attempt = waiting.popleft()
-                task = _Task(assignment_of(block), idle.pop(), attempt, {r.repeat_id: r for r in block.repeats})
+                task = _Task(assignment_of(block), hosts.idle.pop(), attempt, {r.repeat_id: r for r in block.repeats})
                 running[task.actor.run.options(num_returns="streaming").remote(task.assignment)] = task
-            stream = ray.wait(list(running), num_returns=1, fetch_local=False)[0][0]
+            watched = [*running, *(hosts.starting if waiting else ())]
+            ready = ray.wait(watched, num_returns=1, timeout=LOOK_S, fetch_local=False)[0] if watched else []
+            if not ready:
+                if waiting and not running and (reason := hosts.hopeless()):
+                    if not hosts.ever:
+                        raise ClusterError(reason)
+                    for block, _ in waiting:
+                        yield from (Lost(repeat, block, f"no host is left: {reason}", "") for repeat in block.repeats)
+                    return
+                continue
+            if ready[0] in hosts.starting:
+                hosts.settle(ready[0])
+                continue
+            stream = ready[0]
             task = running[stream]
             try:
                 yield task.land(ray.get(next(stream)))
                 continue
             except StopIteration:
-                idle.append(task.actor)
+                hosts.idle.append(task.actor)
                 reason, log_tail = "the block ended early: its engines were lost", ""
             except ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, StoreError):
                     raise error.cause from error
-                idle.append(task.actor)
+                hosts.idle.append(task.actor)
                 reason, log_tail = _last_line(str(error)), str(error)
             except ray.exceptions.RayError as error:  # the actor, its worker or its node is gone
-                idle.append(_start_host(first))
+                ray.kill(task.actor)
+                hosts.start(1)
                 reason, log_tail = f"host lost: {_last_line(str(error))}", str(error)
             del running[stream]
             block = task.assignment.block
@@ -131,8 +153,62 @@ def run_blocks(blocks: Sequence[Block], cluster: Cluster, assignment_of: Assignm
             elif task.left:
                 yield from (Lost(repeat, block, reason, log_tail) for repeat in task.left.values())
     finally:
-        for actor in [*idle, *(task.actor for task in running.values())]:
+        for actor in [*hosts.idle, *hosts.starting.values(), *(task.actor for task in running.values())]:
             ray.kill(actor)
+
+
+@dataclass(slots=True)
+class _Hosts:
+    """Actors that hold no block: asked for (`starting`, by the reference that tells of their coming up) and `idle`."""
+
+    block: Block
+    cluster: Cluster
+    starting: dict[Any, Any] = field(default_factory=dict)
+    idle: list[Any] = field(default_factory=list)
+    ever: bool = False
+    fault: str = ""
+    failed_starts: int = 0
+    waiting_since: float = field(default_factory=time.monotonic)
+
+    def start(self, count: int) -> None:
+        self.waiting_since = time.monotonic()
+        for _ in range(count):
+            actor = _start_host(self.block)
+            self.starting[actor.describe.remote()] = actor
+
+    def settle(self, reference: Any) -> None:
+        """A host came up, or did not; the first ones that do not are asked for again."""
+        import ray
+
+        actor = self.starting.pop(reference)
+        try:
+            ray.get(reference)
+        except ray.exceptions.RayError as error:
+            ray.kill(actor)
+            self.fault = _last_line(str(error))
+            self.failed_starts += 1
+            if self.failed_starts < ATTEMPTS:
+                self.start(1)
+            return
+        self.ever, self.failed_starts = True, 0
+        self.idle.append(actor)
+
+    def hopeless(self) -> str:
+        """Why there will be no host, where none is left; empty while one may still come."""
+        if not self.starting:
+            return (
+                f"{ATTEMPTS} hosts did not come up: {self.fault}. Every node needs the packages of this project: run "
+                "from a shared folder, submit with --working-dir, or install it there"
+            )
+        now = self.cluster.now()
+        try:
+            hosts_wanted(now, self.block.backend, self.block.gpu_kind, 1)
+        except ClusterError as error:
+            return str(error)
+        waited_s = time.monotonic() - self.waiting_since
+        if waited_s > PLACEMENT_LIMIT_S:
+            return f"no host was placed within {waited_s:.0f} s; others hold the resources of {now}"
+        return ""
 
 
 def _start_host(block: Block) -> Any:
@@ -143,20 +219,7 @@ def _start_host(block: Block) -> Any:
         options |= {"num_gpus": 1, "num_cpus": 1, "label_selector": {ACCELERATOR_LABEL: block.gpu_kind}}
     else:
         options |= {"num_gpus": 0, "num_cpus": HOST_CPUS}
-    return ray.remote(GpuHost).options(**options).remote()
-
-
-def _await_first(hosts: Sequence[Any], cluster: Cluster) -> None:
-    """Wait until one host is up. Raises ClusterError when the cluster is too busy to place any of them."""
-    import ray
-
-    started = time.monotonic()
-    pending = [host.describe.remote() for host in hosts]
-    ready, _ = ray.wait(pending, num_returns=1, timeout=PLACEMENT_LIMIT_S)
-    if not ready:
-        waited = time.monotonic() - started
-        raise ClusterError(f"no host was placed within {waited:.0f} s; others hold the resources of {cluster}")
-    ray.get(ready[0])
+    return ray.remote(GpuHost).options(**options).remote(block.backend)
 
 
 def _last_line(text: str) -> str:

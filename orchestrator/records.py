@@ -101,6 +101,7 @@ WINDOWS_COLUMNS: Columns = {
     "prefix_cache_hits": pl.Int64,
     # host
     "engine_core_cpu_max": pl.Float64,  # share of one core, the busiest engine's
+    "engine_core_speed_mops": pl.Float64,  # of the slowest engine's core, million loop turns a second
     "frontend_cpu_max": pl.Float64,
     "driver_cpu": pl.Float64,
     "steal_share": pl.Float64,  # of the cores in use

@@ -112,6 +112,7 @@ def window_row(
         "preemptions": _sum(engines, lambda engine: engine.preemptions),
         "prefix_cache_hits": _sum(engines, lambda engine: engine.prefix_cache_hits),
         "engine_core_cpu_max": _max(engines, lambda engine: engine.engine_core_cpu),
+        "engine_core_speed_mops": _min(engines, lambda engine: engine.engine_core_speed_mops),
         "frontend_cpu_max": _max(engines, lambda engine: engine.frontend_cpu),
         "driver_cpu": seen.driver_cpu,
         "steal_share": seen.steal_share,
@@ -193,6 +194,11 @@ def _sum(engines: Sequence[EngineFacts], read: Callable[[EngineFacts], Any]) -> 
 def _max(engines: Sequence[EngineFacts], read: Callable[[EngineFacts], Any]) -> Any:
     values = _values(engines, read)
     return None if values is None else max(values)
+
+
+def _min(engines: Sequence[EngineFacts], read: Callable[[EngineFacts], Any]) -> Any:
+    values = _values(engines, read)
+    return None if values is None else min(values)
 
 
 def _share(part: Any, whole: Any) -> float | None:

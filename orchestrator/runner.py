@@ -69,7 +69,7 @@ class TrialLog:
     boot: BootFacts | None = None
     observations: list[Observation] = field(default_factory=list)
     rows: list[dict[str, object]] = field(default_factory=list)
-    log_rates: list[float | None] = field(default_factory=list)
+    log_rates: list[float | None] = field(default_factory=list)  # None: not certified, or nothing moved
     started_unix_s: float = 0.0
     measuring_s: float = 0.0
     outcome: Outcome = Outcome.OK
@@ -136,6 +136,8 @@ def _run_alone(block: Block, open_deployment: OpenDeployment, context: BlockCont
     logs = [RepeatLog.start(repeat) for repeat in block.repeats]
     for arm in block.arms:
         waiting = [log for log in logs if log.trials[arm.name].trial_id not in context.skip_reasons]
+        if not waiting:
+            continue
         try:
             with open_deployment(block, [arm]) as deployment:
                 while waiting:
@@ -174,6 +176,7 @@ def measure(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm]) -> None
                 seen = deployment.measure(ordered)
             except WindowError as error:
                 trial.fail(error)
+                previous = arm.name  # its load was there, whatever came of it
                 continue
             trial.measuring_s += time.monotonic() - began
             row = window_row(
@@ -181,7 +184,7 @@ def measure(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm]) -> None
             )
             trial.observations.append(seen)
             trial.rows.append(row)
-            trial.log_rates.append(_log_rate(repeat, seen))
+            trial.log_rates.append(_log_rate(repeat, seen) if row["certified"] else None)
             previous = arm.name
             order_index += 1
 
@@ -213,7 +216,10 @@ def _sized_order(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm]) ->
 
 
 def _contrasts(log: RepeatLog, arms: Sequence[Arm]) -> dict[str, list[float]]:
-    """Per candidate, the log rate ratios of its rounds; where arms run alone, the arm's own centred log rates."""
+    """Per candidate, the log rate ratios of its rounds; where arms run alone, the arm's own log rates.
+
+    Only what a verdict will use: rounds in which both windows are certified, of candidates that did not fail.
+    """
     base = log.trials[log.repeat.baseline.name].log_rates
     if len(arms) == 1:
         rates = [rate for rate in log.trials[arms[0].name].log_rates if rate is not None]
@@ -225,7 +231,7 @@ def _contrasts(log: RepeatLog, arms: Sequence[Arm]) -> dict[str, list[float]]:
             if rate is not None and reference is not None
         ]
         for arm in arms
-        if arm.name != log.repeat.baseline.name
+        if arm.name != log.repeat.baseline.name and log.trials[arm.name].outcome is Outcome.OK
     }
 
 

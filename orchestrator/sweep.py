@@ -17,23 +17,25 @@ import json
 import signal
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from orchestrator.cluster import connected, in_ray_job
+from orchestrator.cluster import Cluster, connected, in_ray_job
 from orchestrator.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TRIAL_FAILED, MpscapeError, NoStore
 from orchestrator.expand import expand
 from orchestrator.ledger import Ledger
 from orchestrator.objects import absolute_store
-from orchestrator.plan import plan
+from orchestrator.plan import Plan, plan
 from orchestrator.plan_table import print_plan
 from orchestrator.pool import Lost, run_blocks
 from orchestrator.progress import ProgressLine
 from orchestrator.spec import SweepSpec, default_spec_path, load_spec
 from orchestrator.store import ResultStore
-from orchestrator.target import gpus_here, resolve
+from orchestrator.target import Target, foregone, gpus_here, resolve
 from orchestrator.verdicts import judge
 
 
@@ -52,28 +54,48 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """The way through, from the file to the verdicts."""
+    """The way through, from the file to the verdicts. Ray is started only where something is left to measure."""
     spec = load_spec(options.spec or default_spec_path())
     uri = absolute_store(options.store, under_ray_job=in_ray_job())
     if options.dry_run:
         return dry_run(spec, uri, options)
     store = ResultStore.open(uri, create=True)
     store.write_spec(spec.name, spec.sha, spec.text)
-    with connected() as cluster:
-        target = resolve(spec, options.backend, cluster.gpus)
+    with ExitStack() as stack:
+        cluster = None if foregone(spec, options.backend) else stack.enter_context(connected())
+        target = resolve(spec, options.backend, cluster.gpus if cluster else {})
         ledger = Ledger.open(spec, store, expand(spec, target.backend, target.kind.name), options.retry_failed)
-        work = plan(ledger.remaining, target.kind)
+        work = plan(ledger.repeats, target.kind).only(ledger.remaining)
         ledger.note_skips(work.skips)
-        with ProgressLine(ledger.trials, target.backend, done=len(ledger.outcomes)) as progress:
-            for event in run_blocks(work.blocks, cluster, ledger.assignment):
-                if isinstance(event, Lost):
-                    summaries, final = ledger.lose(event), True
-                else:
-                    ledger.land(event.receipt)
-                    summaries, final = event.receipt.trials, event.final
-                for summary in summaries:
-                    progress.trial(summary, retried=not final)
-    return report(spec, store, ledger)
+        faults = tell(store.faults)
+        if work.blocks:
+            measure(work, cluster or stack.enter_context(connected()), ledger, target)
+    status = report(spec, store, ledger)
+    tell(store.faults[faults:])
+    return status
+
+
+def measure(work: Plan, cluster: Cluster, ledger: Ledger, target: Target) -> None:
+    """Run the blocks, and let ledger and progress know of every repeat that ends."""
+    with (
+        ProgressLine(ledger.trials, target.backend, done=len(ledger.outcomes)) as progress,
+        closing(run_blocks(work.blocks, cluster, ledger.assignment)) as events,
+    ):
+        for event in events:
+            if isinstance(event, Lost):
+                summaries, final = ledger.lose(event), True
+            else:
+                ledger.land(event.receipt)
+                summaries, final = event.receipt.trials, event.final
+            for summary in summaries:
+                progress.trial(summary, retried=not final)
+
+
+def tell(faults: Sequence[str]) -> int:
+    """What is damaged in the store, on standard error; returns how many there are."""
+    for fault in faults:
+        print(f"store: {fault}", file=sys.stderr)
+    return len(faults)
 
 
 def dry_run(spec: SweepSpec, uri: str, options: argparse.Namespace) -> int:
@@ -86,7 +108,7 @@ def dry_run(spec: SweepSpec, uri: str, options: argparse.Namespace) -> int:
     except NoStore as error:
         print(f"nothing was measured yet: {error}", file=sys.stderr)
     done = len(repeats) - len(remaining)
-    print_plan(plan(remaining, target.kind), spec, repeats, done, target, Console(width=160))
+    print_plan(plan(repeats, target.kind).only(remaining), spec, repeats, done, target, Console(width=160))
     return EXIT_OK
 
 
@@ -105,7 +127,8 @@ def report(spec: SweepSpec, store: ResultStore, ledger: Ledger) -> int:
         ),
         flush=True,
     )
-    return EXIT_TRIAL_FAILED if counts["failed"] else EXIT_OK
+    fine = counts["ok"] + counts["skipped"] == ledger.trials
+    return EXIT_OK if fine else EXIT_TRIAL_FAILED
 
 
 def verdict_counts(store: ResultStore, sweep: str) -> dict[str, Any]:

