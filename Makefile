@@ -31,24 +31,28 @@ quickstart: .venv/base.stamp $(if $(GPU),.venv/gpu.stamp) ## default sweep on a 
 	$(BIN)/python -m orchestrator.sweep sweeps/$$sweep.yaml --store $(RESULTS)/$$sweep >"$$summary" || status=$$?
 	if [ -s "$$summary" ]; then
 	    $(BIN)/python -m dashboards.report $(RESULTS)/$$sweep -o $(RESULTS)/$$sweep.html
-	    echo "report: $(RESULTS)/$$sweep.html"
 	    $(if $(GPU),,$(BIN)/python -c "$$FREE_GPU_HINT")
 	    cat "$$summary"
 	fi
 	exit $$status
 
 define FREE_GPU_HINT
+import sys
+from orchestrator.errors import MeasurementError
 from orchestrator.gpu_devices import free_gpus
-for gpu in free_gpus()[:1]:
-    print(f"all of this is simulated; {gpu.name} here is free, measure on it: make quickstart GPU=1")
+try:
+    for gpu in free_gpus()[:1]:
+        print(f"all of this is simulated; {gpu.name} here is free, measure on it: make quickstart GPU=1")
+except MeasurementError as error:
+    print(error, file=sys.stderr)
 endef
 export FREE_GPU_HINT
 
 test: .venv/dev.stamp ## the tests that need neither a GPU nor vLLM
-	$(BIN)/python -m pytest -rs $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -rs -m "not engine" $(PYTEST_ARGS)
 
 test-engine: .venv-engine/engine.stamp ## the real vLLM, its CPU build
-	MPSCAPE_REQUIRE_ENGINE=1 $(ENGINE_BIN)/python -m pytest -rs -m engine tests/engine $(PYTEST_ARGS)
+	MPSCAPE_REQUIRE_ENGINE=1 $(ENGINE_BIN)/python -m pytest -rs tests/engine $(PYTEST_ARGS)
 
 lint: .venv/dev.stamp ## ruff and mypy, nothing is changed
 	$(BIN)/ruff check

@@ -77,7 +77,7 @@ def measured(trials: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
     return (
         counted.join(contrast.numbered(trials).select(asked), on=["trial_id", "attempt_id"], how="inner")
         .with_columns(rate=credited / pl.col("duration_s"))
-        .sort(*CELL, "repeat", "order_index")
+        .sort(*CELL, "repeat", "order_index", "arm")
     )
 
 

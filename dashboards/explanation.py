@@ -35,7 +35,7 @@ def bound_by(measured: pl.DataFrame, parameters: Mapping[str, int] | None = None
     labels = cells.model_labels(models)
     height = 40 * len(models) + 62
     fig = theme.figure(
-        "What bounded the windows", 120 + height * len(arms), _bound_summary(shares), cells.one_backend(measured)
+        "What bounded the windows", 146 + height * len(arms), _bound_summary(shares), cells.one_backend(measured)
     )
     fig.set_subplots(
         rows=len(arms),
@@ -92,7 +92,7 @@ def bound_by(measured: pl.DataFrame, parameters: Mapping[str, int] | None = None
         ticks="",
     )
     fig.update_xaxes(title_text="context (prompt tokens)", row=len(arms), col=1)
-    fig.update_layout(barmode="overlay", margin={"t": 110}, legend={"y": 1 + 38 / (height * len(arms))})
+    fig.update_layout(barmode="overlay", margin={"t": 136}, legend={"y": 1 + 38 / (height * len(arms))})
     return fig
 
 
@@ -168,9 +168,8 @@ def activity(measured: pl.DataFrame, parameters: Mapping[str, int] | None = None
 
 def _bound_summary(shares: pl.DataFrame) -> str:
     parts = []
-    counts = (
-        shares.group_by("arm", "bound_by").agg(pl.col("count").sum()).sort("arm", "count", descending=[False, True])
-    )
+    totals = shares.group_by("arm", "bound_by").agg(pl.col("count").sum())
+    counts = totals.sort("arm", "count", "bound_by", descending=[False, True, False])
     for (arm,), rows in counts.group_by("arm", maintain_order=True):
         whole = rows["count"].sum()
         said = ", ".join(

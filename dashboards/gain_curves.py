@@ -79,7 +79,9 @@ def gain_over_context(verdicts: pl.DataFrame, parameters: Mapping[str, int] | No
         tickvals=contexts,
         ticktext=[theme.tokens(context) for context in contexts],
     )
-    fig.update_yaxes(title_text=f"throughput ratio (grey: tie, ±{margin:.3g})", tickformat=".2~f", tickprefix="×")
+    fig.update_yaxes(
+        title_text=f"throughput ratio (grey: tie, ±{margin * 100:.3g} %)", tickformat=".2~f", tickprefix="×"
+    )
     fig.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"}, margin={"t": 64, "b": 120})
     return fig
 

@@ -62,7 +62,7 @@ def lost_trials(trials: pl.DataFrame) -> pl.DataFrame:
         .agg(
             contexts=pl.col("prompt_tokens").unique().sort().cast(pl.String).str.join(", "),
             trials=pl.len(),
-            log_tail=pl.col("log_tail").drop_nulls().first(),
+            log_tail=pl.col("log_tail").min(),
         )
         .sort("outcome", "model", "arm", "reason", nulls_last=True)
         .select("outcome", "model", "arm", "contexts", "trials", "reason", "log_tail")
@@ -72,6 +72,7 @@ def lost_trials(trials: pl.DataFrame) -> pl.DataFrame:
 def _bars(what: str, arms: list[str], series: list[tuple[str, str, list[int]]], simulated: bool) -> go.Figure:
     said = "; ".join(f"{sum(counts)} {words}" for words, _, counts in series)
     fig = theme.figure(f"{what} by arm", 130 + 34 * len(arms), f"{what} by arm: {said}.", simulated)
+    longest = max(sum(counts) for counts in zip(*(counts for _, _, counts in series), strict=True))
     for words, colour, counts in series:
         if not any(counts):
             continue
@@ -81,7 +82,7 @@ def _bars(what: str, arms: list[str], series: list[tuple[str, str, list[int]]], 
             x=counts,
             name=words,
             marker={"color": colour, "line": {"width": 0}},
-            text=[f"{count} {words}" if count else "" for count in counts],
+            text=[f"{count} {words}" if count > 0.2 * longest else "" for count in counts],
             textposition="inside",
             insidetextanchor="start",
             textfont={"color": "#ffffff", "size": 12},

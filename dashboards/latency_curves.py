@@ -24,7 +24,7 @@ def throughput_over_latency(measured: pl.DataFrame, latency: str = "e2e_p50_s") 
     points = _points(measured, latency)
     if points.is_empty():
         return theme.nothing("Throughput over latency", "No certified window has both a rate and a latency.")
-    words = {"e2e_p50_s": "request latency p50", "tpot_p50_s": "TPOT p50 (time an output token)"}[latency]
+    words = {"e2e_p50_s": "request latency p50", "tpot_p50_s": "TPOT p50"}[latency]
     ladder = points["concurrency"].n_unique() > 1
     arms = cells.arms(measured)
     colours = theme.arm_colours(arms)
@@ -65,7 +65,7 @@ def throughput_over_latency(measured: pl.DataFrame, latency: str = "e2e_p50_s") 
             x=[None],
             y=[None],
             mode="markers",
-            marker={"color": "#8a929d", "size": 9, "symbol": theme.SYMBOLS[index % len(theme.SYMBOLS)]},
+            marker={"color": "#8a929d", "size": 9, "symbol": theme.SYMBOLS[index % len(theme.SYMBOLS)] + "-open"},
             name=html.escape(label),
             legendrank=1000 + index,
             hoverinfo="skip",
@@ -73,7 +73,7 @@ def throughput_over_latency(measured: pl.DataFrame, latency: str = "e2e_p50_s") 
     fig.update_xaxes(type="log", title_text=f"{words} (s)", tickformat="~g", dtick="D2")
     tokens = "prompt" if measured["kind"][0] == "prefill" else "output"
     fig.update_yaxes(type="log", title_text=f"{tokens} tokens/s", tickformat="~s", dtick="D2")
-    fig.update_layout(margin={"t": 84}, legend={"y": 1.0})
+    fig.update_layout(margin={"t": 112}, legend={"y": 1.0})
     return fig
 
 
@@ -96,7 +96,7 @@ def latency_ratios(verdicts: pl.DataFrame, parameters: Mapping[str, int] | None 
     place = {cell: index for index, cell in enumerate(order)}
     fig = theme.figure(
         f"{html.escape(arm)} against {html.escape(baseline)}: latency",
-        170 + 26 * len(order),
+        190 + 26 * len(order),
         _latency_summary(rows),
         cells.one_backend(rows),
     )
@@ -134,7 +134,7 @@ def latency_ratios(verdicts: pl.DataFrame, parameters: Mapping[str, int] | None 
         range=[len(order) - 0.4, -0.6],
         zeroline=False,
     )
-    fig.update_layout(margin={"t": 92}, legend={"y": 1.0})
+    fig.update_layout(margin={"t": 112}, legend={"y": 1.0})
     return fig
 
 

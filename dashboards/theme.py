@@ -26,14 +26,15 @@ SHARING_COLOURS = {
 }
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "triangle-down")
 MODEL_COLOURS = ("#4477aa", "#22a0bd", "#2c8f45", "#b39800", "#e0696f", "#aa3f86", "#7d7f86", "#8c5a3c")  # after P. Tol
+# Dark enough for white words (4.5:1 at least), light enough for a near-black page.
 BOUND_COLOURS = {
-    "engine_core": "#d9822b",
-    "frontend": "#e8b94a",
-    "gpu_compute": "#2f7fc4",
-    "gpu_memory": "#1f9e89",
-    "power": "#c25d92",
-    "kv": "#8a6fc9",
-    "unknown": "#9aa0a8",
+    "engine_core": "#ad5a16",
+    "frontend": "#8a6d00",
+    "gpu_compute": "#2469a8",
+    "gpu_memory": "#157a69",
+    "power": "#a8437a",
+    "kv": "#6f54b0",
+    "unknown": "#6b727c",
 }
 BOUND_WORDS = {
     "engine_core": "EngineCore CPU",

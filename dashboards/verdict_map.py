@@ -12,7 +12,8 @@ import polars as pl
 
 from dashboards import cells, theme
 
-GAP = 0.04
+GAP = 0.05
+STRIP = 0.15  # height of the hatched edges of an undecided cell
 COARSE, FINE = (1.5, 2.0, 3.0, 4.0), (1.1, 1.25, 1.5)
 
 
@@ -21,12 +22,14 @@ def verdict_map(
     trials: pl.DataFrame | None = None,
     limit: float | None = None,
     parameters: Mapping[str, int] | None = None,
+    scale: bool = True,
 ) -> go.Figure:
     """One arm against one baseline over models (rows, smallest on top) and contexts (columns).
 
     verdicts: rows of one scene and one (arm, baseline) pair. trials: the scene's, to say `skipped` or `failed` where a
     cell has no ratio. limit: the ratio at which the colour ends (default: `colour_limit`), to share one scale among
-    maps. parameters: parameter count by model, see `cells.model_order`.
+    maps. parameters: parameter count by model, see `cells.model_order`. scale: draw the colour
+    bar; without it the words are smaller too, for a map beside another.
     """
     verdicts = verdicts.filter(pl.col("metric") == "throughput")
     if verdicts.is_empty():
@@ -44,35 +47,48 @@ def verdict_map(
     )
     row_of, column_of = {m: i for i, m in enumerate(models)}, {c: i for i, c in enumerate(contexts)}
     rows = list(verdicts.iter_rows(named=True))
-    fig.add_bar(
-        x=[column_of[r["prompt_tokens"]] for r in rows],
-        base=[row_of[r["model"]] - 0.5 + GAP for r in rows],
-        y=[1 - 2 * GAP] * len(rows),
-        width=1 - 1.2 * GAP,
-        marker={
-            "color": [math.log(r["ratio"]) if _drawable(r["ratio"]) else 0.0 for r in rows],
-            "coloraxis": "coloraxis",
-            "cornerradius": 4,
-            "line": {"width": 0},
-            "pattern": {
-                "shape": ["/" if r["verdict"] == "undecided" else "" for r in rows],
-                "size": 9,
-                "solidity": 0.1,
-                "fillmode": "overlay",
-                "fgcolor": "#7b828c",
-                "fgopacity": 0.45,
-            },
-        },
-        text=[_cell_text(r, lost) for r in rows],
-        textposition="inside",
-        insidetextanchor="middle",
-        textangle=0,
-        constraintext="inside",
-        textfont={"size": 14},
-        hovertext=[_hover(r) for r in rows],
+    shown = {(r["model"], r["prompt_tokens"]): r for r in rows if _drawable(r["ratio"])}
+    grid = [[shown.get((model, context)) for context in contexts] for model in models]
+    fig.add_heatmap(
+        x=list(range(len(contexts))),
+        y=list(range(len(models))),
+        z=[[None if r is None else math.log(r["ratio"]) for r in line] for line in grid],
+        text=[["" if r is None else _cell_text(r) for r in line] for line in grid],
+        texttemplate="%{text}",
+        textfont={"size": 14 if scale else 12},
+        hovertext=[["" if r is None else _hover(r) for r in line] for line in grid],
         hoverinfo="text",
-        showlegend=False,
+        hoverongaps=False,
+        coloraxis="coloraxis",
+        xgap=6,
+        ygap=6,
     )
+    for row in rows:
+        if (row["model"], row["prompt_tokens"]) not in shown:
+            fig.add_annotation(
+                x=column_of[row["prompt_tokens"]],
+                y=row_of[row["model"]],
+                text=f"<i>{lost.get((row['model'], row['prompt_tokens']), 'no ratio')}</i>",
+                hovertext=_hover(row),
+                showarrow=False,
+                font={"size": 12, "color": "#8a929d"},
+            )
+    open_ = [r for r in shown.values() if r["verdict"] == "undecided"]
+    for edge in (-0.5 + GAP, 0.5 - GAP - STRIP):
+        fig.add_bar(
+            x=[column_of[r["prompt_tokens"]] for r in open_],
+            base=[row_of[r["model"]] + edge for r in open_],
+            y=[STRIP] * len(open_),
+            width=1 - GAP,
+            marker={
+                "color": "rgba(0,0,0,0)",
+                "line": {"width": 0},
+                "pattern": {"shape": "/", "size": 7, "solidity": 0.28, "fgcolor": "#7b828c", "fillmode": "replace"},
+            },
+            opacity=0.75,
+            hoverinfo="skip",
+            showlegend=False,
+        )
     labels = cells.model_labels(models)
     fig.update_xaxes(
         title_text="context (prompt tokens)",
@@ -92,12 +108,15 @@ def verdict_map(
         ticks="",
     )
     end = math.log(limit or colour_limit(verdicts))
-    steps = COARSE if end > math.log(1.6) else FINE
+    steps: tuple[float, ...] = COARSE if end > math.log(1.6) else FINE
+    if len(models) < 3:
+        steps = tuple(step for step in steps if math.log(step) <= end)[-1:]  # a short bar has room for one
     ticks = [1.0, *(sign for step in steps if math.log(step) <= end + 1e-9 for sign in (step, 1 / step))]
     fig.update_layout(
         coloraxis={
             "cmin": -end,
             "cmax": end,
+            "showscale": scale,
             "colorbar": {
                 "title": {"text": "gain", "side": "top"},
                 "tickvals": [math.log(tick) for tick in ticks],
@@ -135,12 +154,9 @@ def summary(verdicts: pl.DataFrame) -> str:
     return text
 
 
-def _cell_text(row: Mapping[str, Any], lost: Mapping[tuple[str, int], str]) -> str:
-    mark = theme.VERDICT_MARKS[row["verdict"]]
-    if not _drawable(row["ratio"]):
-        return f"<i>{lost.get((row['model'], row['prompt_tokens']), 'no ratio')}</i>"
-    head = f"<b>{mark}{theme.NBSP}{theme.percent(row['ratio'])}</b>"
-    return f"{head}<br><span style='font-size:11px'>{theme.interval(row['ci_low'], row['ci_high'])}</span>"
+def _cell_text(row: Mapping[str, Any]) -> str:
+    head = f"<b>{theme.VERDICT_MARKS[row['verdict']]}{theme.NBSP}{theme.percent(row['ratio'])}</b>"
+    return f"{head}<br><span style='font-size:0.8em'>{theme.interval(row['ci_low'], row['ci_high'])}</span>"
 
 
 def _lost(trials: pl.DataFrame, arms: tuple[str, str]) -> dict[tuple[str, int], str]:

@@ -59,7 +59,12 @@ def window_trace(measured: pl.DataFrame) -> go.Figure:
         if first > 0:
             fig.add_vline(x=first - 1, line={"color": "#8a929d", "width": 1, "dash": "dot"})
     fig.update_xaxes(
-        title_text="windows in the order they were measured", tickvals=ticks, ticktext=labels, showgrid=False, ticks=""
+        title_text="windows in the order they were measured",
+        tickvals=ticks,
+        ticktext=labels,
+        showgrid=False,
+        zeroline=False,
+        ticks="",
     )
     fig.update_yaxes(title_text=f"{unit} tokens/s", tickformat="~s", rangemode="normal")
     fig.update_layout(margin={"t": 88}, legend={"y": 1.0})

@@ -8,6 +8,7 @@ with connected() as cluster:
 from __future__ import annotations
 
 import os
+import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from orchestrator.errors import ClusterError
 
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
+KNOCK_LIMIT_S = 10.0
 # Read by the raylet, so they bind only where we start it; a running cluster's workers are put right by the actor.
 RAYLET_ENVIRONMENT = {
     "RAY_worker_niceness": "0",
@@ -54,6 +56,8 @@ def connected(quiet: bool = True) -> Iterator[Cluster]:
         # Ray turns token authentication on by itself for a cluster that it starts or finds, never for an address that
         # is named. A token does no harm at a cluster that asks for none.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if address:
+        _knock(address)
     import ray
 
     try:
@@ -90,6 +94,20 @@ def _survey(address: str | None) -> Cluster:
         gpus=dict(gpus),
         nodes=len(alive),
     )
+
+
+def _knock(address: str) -> None:
+    """Raises ClusterError where nobody answers at `host:port`: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_LIMIT_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"cannot connect to Ray at {address}: {error}. Start a cluster there (`ray start --head`), correct "
+            "RAY_ADDRESS, or unset it to run on this machine alone"
+        ) from error
 
 
 def _token_available() -> bool:

@@ -23,10 +23,10 @@ import polars as pl
 
 from orchestrator import cores
 from orchestrator.engine_probe import StepCounters
-from orchestrator.errors import BootError, EngineCrashed
+from orchestrator.errors import BootError, EngineCrashed, MeasurementError
 from orchestrator.guardian import Guardian
 from orchestrator.nursery import Newborn, Nursery
-from orchestrator.process import ProcessIdentity
+from orchestrator.process import ProcessIdentity, descendants, end
 
 STOP_GRACE_S = 20.0
 BOOT_PHASES = {
@@ -65,7 +65,8 @@ class Launch:
 
 @dataclass(slots=True)
 class Engine:
-    """A running engine process. `facts` is what it said of itself when it came up."""
+    """A running engine process. `facts` is what it said of itself when it came up; `family` the children it was seen
+    with, which nothing else leads to once their parent was killed."""
 
     launch: Launch
     child: Newborn
@@ -74,6 +75,7 @@ class Engine:
     answers_fd: int
     facts: dict[str, Any] = field(default_factory=dict)
     core: ProcessIdentity | None = None
+    family: set[ProcessIdentity] = field(default_factory=set)
     _buffer: bytearray = field(default_factory=bytearray)
 
     def wait_ready(self, limit_s: float) -> None:
@@ -87,6 +89,7 @@ class Engine:
             raise BootError(f"{self.launch.name}: {boot_reason(answer['reason'], tail)}; log: {self.launch.log}", tail)
         self.facts = answer
         self.core = ProcessIdentity.of(answer["engine_core_pid"])
+        self.family |= descendants([self.child.identity])
         if self.launch.cores is not None:
             cores.apply(self.child.identity.pid, self.launch.cores.frontend)
             cores.apply(self.core.pid, self.launch.cores.core)
@@ -155,6 +158,8 @@ class Engine:
                     raise self._crashed("its process ended")
                 self._buffer += part
             else:
+                if self.core is None:  # booting: the family still grows
+                    self.family |= descendants([self.child.identity])
                 self.raise_if_dead()
         taken = bytes(self._buffer[:length])
         del self._buffer[:length]
@@ -195,6 +200,9 @@ def engine_process(launch: Launch, guard: Guardian, births: Nursery) -> Iterator
             orders_write = -1
             child.wait(STOP_GRACE_S)
             child.stop(STOP_GRACE_S)
+            if survivors := end(engine.family, STOP_GRACE_S):
+                pids = sorted(member.pid for member in survivors)
+                raise MeasurementError(f"processes {pids} of {launch.name} survive SIGKILL; log: {launch.log}")
             guard.remove(child.identity)
     finally:
         if orders_write >= 0:

@@ -3,7 +3,7 @@
 Forked by the nursery (`orchestrator.nursery_main`), which has imported vLLM already. Orders come as JSON lines, answers
 go as JSON lines, and an answer with a table is followed by `payload_bytes` of Arrow IPC.
     boot     {engine_args, counters_path, weights}          -> ready {pid, engine_core_pid, ...} | failed {reason}
-    load     {clients, prompt_tokens, output_tokens, seed, prompts, stagger_s}     -> loaded   (prompts are made)
+    load     {clients, prompt_tokens, output_tokens, residual, seed, prompts, stagger_s}   -> loaded (prompts are made)
     start    {start_ns}                                      -> ramped {at_ns}  once every client has a first token
     window   {start_ns, end_ns}                              -> window {...} + requests and token counts
     stop     {}                                              -> stopped
@@ -110,6 +110,7 @@ async def obey(engine: Any, vocabulary: int, orders: asyncio.StreamReader, answe
             output_tokens=order["output_tokens"],
             seed=order["seed"],
             stagger_s=order["stagger_s"],
+            residual=order["residual"],
         )
         prompts = PromptPool(order["prompts"], load.prompt_tokens, vocabulary, load.seed)
         loop = ClosedLoop(target, load, prompts)
@@ -210,7 +211,7 @@ def requests_of(loop: ClosedLoop, start_ns: int, end_ns: int) -> pl.DataFrame:
             "aborted" if record.status == "running" else record.status,
         )
         for record in loop.requests
-        if record.sent_ns <= end_ns and (record.status == "running" or record.last_token_ns > start_ns)
+        if record.sent_ns <= end_ns and (record.status == "running" or record.ended_ns > start_ns)
     ]
     columns = {
         "client": pl.Int64,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 from orchestrator.commit import Commit
@@ -55,7 +55,12 @@ class Ledger:
         return Counter(self.outcomes.values())
 
     def assignment(self, block: Block) -> Assignment:
-        """What a host needs to measure `block` and write it at the right generation."""
+        """What a host needs to measure `block` and write it at the right generation.
+
+        What another driver, or a host that died before it could tell, has committed meanwhile is left out of it.
+        """
+        wanted = frozenset(repeat.repeat_id for repeat in block.repeats)
+        block = block.only(wanted - self._catch_up(wanted))
         return Assignment(
             block=block,
             context=BlockContext(self.spec.name, self.spec.sha, self.skips),
@@ -63,6 +68,18 @@ class Ledger:
             store_mark=self.store.mark(),
             generations={repeat.repeat_id: self._generations.get(repeat.repeat_id, 0) + 1 for repeat in block.repeats},
         )
+
+    def _catch_up(self, wanted: Set[str]) -> Set[str]:
+        """Settle what was committed in a generation that this driver knows nothing of; returns it."""
+        news = {
+            repeat_id: commit
+            for repeat_id, commit in self.store.committed(self.spec.name).items()
+            if repeat_id in wanted and commit.generation > self._generations.get(repeat_id, 0)
+        }
+        for repeat_id, commit in news.items():
+            self._generations[repeat_id] = commit.generation
+            self._settle(commit)
+        return news.keys()
 
     def note_skips(self, skips: Sequence[Skip]) -> None:
         """Remember what does not fit; a repeat of which nothing fits is recorded here and now, without a GPU."""

@@ -22,6 +22,7 @@ from orchestrator.engine_probe import StepCounters
 from orchestrator.errors import WindowError
 from orchestrator.gpu_devices import Gpu
 from orchestrator.gpu_telemetry import GpuEdge, GpuSampler
+from orchestrator.memory import asked_output_tokens
 from orchestrator.mps import MpsDaemon
 from orchestrator.mps_attachment import prove_without_daemon
 from orchestrator.observation import Attachment, EngineFacts, GpuFacts, Observation, WindowOrder
@@ -153,7 +154,9 @@ def _load(bench: Bench, order: WindowOrder, engines: Sequence[Engine], clients: 
                 "op": "load",
                 "clients": clients[index],
                 "prompt_tokens": work.prompt_tokens,
-                "output_tokens": work.output_tokens,
+                "output_tokens": asked_output_tokens(work),
+                # A decode window has no prefill in it, so no request may end and be followed by another.
+                "residual": work.kind != "decode",
                 "seed": order.seed + index,
                 "prompts": min(most, wanted),
                 "stagger_s": order.warmup_s / 2,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.trial import Arm, Backend, Cell
+from orchestrator.trial import Arm, Backend, Cell, Workload
 from workloads.architecture import Architecture, bytes_per_parameter
 
 GIB = 2**30
@@ -53,11 +53,14 @@ class EngineMemory:
         return self.weights + self.kv + self.context
 
 
+def asked_output_tokens(work: Workload) -> int:
+    """Output tokens that a request asks for: in `decode` enough that none ends before its window does."""
+    return max(work.output_tokens, DECODE_GROWTH_TOKENS) if work.kind == "decode" else work.output_tokens
+
+
 def request_tokens(cell: Cell) -> int:
     """Longest context that one request of the cell reaches."""
-    work = cell.workload
-    grown = max(work.output_tokens, DECODE_GROWTH_TOKENS) if work.kind == "decode" else work.output_tokens
-    return work.prompt_tokens + grown
+    return cell.workload.prompt_tokens + asked_output_tokens(cell.workload)
 
 
 def size_engine(

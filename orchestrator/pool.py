@@ -3,15 +3,15 @@
     with closing(run_blocks(blocks, cluster, ...)) as events:
         for event in events:      # Landed or Lost
 
-A block whose actor or node dies, whose engines are lost or which fails outright is tried once more, on any host that
-is free; what is left after that comes back as `Lost` with its reason, for the driver to record.
+What failed, and what a block did not get to because its actor, its node or its engines were lost, is tried once more,
+on any host that is free; what is left after that comes back as `Lost` with its reason, for the driver to record.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,27 +50,46 @@ class Landed:
 
 @dataclass(slots=True)
 class _Task:
-    """A block on a host. left: its repeats without a receipt; failed: those whose receipt tells of a failed trial."""
+    """A block on a host.
+
+    tries: by repeat id, attempts before this one that came to nothing. left: repeats without a receipt, in the order in
+    which the host takes them; failed: those whose receipt tells of a failed trial and that may be tried again.
+    """
 
     assignment: Assignment
     actor: Any
-    attempt: int
+    tries: Mapping[str, int]
     left: dict[str, Repeat]
     failed: dict[str, Repeat] = field(default_factory=dict)
-
-    @property
-    def last_attempt(self) -> bool:
-        return self.attempt >= ATTEMPTS
+    progress: bool = False
+    fault: str = ""
 
     def land(self, receipt: Receipt) -> Landed:
         repeat = self.left.pop(receipt.repeat_id)
-        if any(trial.outcome == Outcome.FAILED for trial in receipt.trials) and not self.last_attempt:
+        faults = [trial.reason for trial in receipt.trials if trial.outcome == Outcome.FAILED]
+        self.progress |= not faults
+        if not faults:
+            return Landed(receipt, final=True)
+        self.fault = faults[0] or ""
+        final = self.tries[receipt.repeat_id] + 1 >= ATTEMPTS
+        if not final:
             self.failed[receipt.repeat_id] = repeat
-            return Landed(receipt, final=False)
-        return Landed(receipt, final=True)
+        return Landed(receipt, final)
+
+    def remains(self, broke: bool) -> dict[str, int]:
+        """Attempts so far of what is not settled, in the order of the next one: those that may have broken it last.
+
+        broke: the host did not get to the end of its work, so the repeat at hand is one of them. A repeat that was
+        never reached has lost no attempt, unless nothing at all succeeded: then it may be the whole block.
+        """
+        suspects = [*list(self.left)[: int(broke)], *self.failed]
+        others = [repeat_id for repeat_id in self.left if repeat_id not in suspects]
+        blamed = suspects if self.progress else [*others, *suspects]
+        return {repeat_id: self.tries[repeat_id] + (repeat_id in blamed) for repeat_id in [*others, *suspects]}
 
 
 AssignmentOf = Callable[[Block], Assignment]
+Events = Generator[Landed | Lost, None, None]
 
 
 def hosts_wanted(cluster: Cluster, backend: Backend, gpu_kind: str, blocks: int) -> int:
@@ -90,7 +109,7 @@ def hosts_wanted(cluster: Cluster, backend: Backend, gpu_kind: str, blocks: int)
     return min(room, blocks) if backend == "simulated" else 1
 
 
-def run_blocks(blocks: Sequence[Block], cluster: Cluster, assignment_of: AssignmentOf) -> Iterator[Landed | Lost]:
+def run_blocks(blocks: Sequence[Block], cluster: Cluster, assignment_of: AssignmentOf) -> Events:
     """Run `blocks`, which all have one backend and GPU kind, in completion order of their repeats.
 
     Close the iterator before Ray is shut down: it ends its hosts then.
@@ -105,16 +124,21 @@ def run_blocks(blocks: Sequence[Block], cluster: Cluster, assignment_of: Assignm
         return
     first = blocks[0]
     wanted = hosts_wanted(cluster, first.backend, first.gpu_kind, len(blocks))
-    waiting: deque[tuple[Block, int]] = deque((block, 1) for block in blocks)
+    waiting: deque[tuple[Block, Mapping[str, int]]] = deque((b, {r.repeat_id: 0 for r in b.repeats}) for b in blocks)
     hosts = _Hosts(first, cluster)
     running: dict[Any, _Task] = {}
     try:
         hosts.start(wanted)
         while waiting or running:
             while waiting and hosts.idle:
-                block, attempt = waiting.popleft()
-                task = _Task(assignment_of(block), hosts.idle.pop(), attempt, {r.repeat_id: r for r in block.repeats})
+                block, tries = waiting.popleft()
+                assignment = assignment_of(block)
+                if not (left := {repeat.repeat_id: repeat for repeat in assignment.block.repeats}):
+                    continue
+                task = _Task(assignment, hosts.idle.pop(), tries, left)
                 running[task.actor.run.options(num_returns="streaming").remote(task.assignment)] = task
+            if not waiting and not running:
+                break
             watched = [*running, *(hosts.starting if waiting else ())]
             ready = ray.wait(watched, num_returns=1, timeout=LOOK_S, fetch_local=False)[0] if watched else []
             if not ready:
@@ -130,12 +154,13 @@ def run_blocks(blocks: Sequence[Block], cluster: Cluster, assignment_of: Assignm
                 continue
             stream = ready[0]
             task = running[stream]
+            broke, log_tail = True, ""
             try:
                 yield task.land(ray.get(next(stream)))
                 continue
             except StopIteration:
                 hosts.idle.append(task.actor)
-                reason, log_tail = "the block ended early: its engines were lost", ""
+                broke, reason = False, f"the block ended early, because its engines were lost: {task.fault}"
             except ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, StoreError):
                     raise error.cause from error
@@ -147,11 +172,13 @@ def run_blocks(blocks: Sequence[Block], cluster: Cluster, assignment_of: Assignm
                 reason, log_tail = f"host lost: {_last_line(str(error))}", str(error)
             del running[stream]
             block = task.assignment.block
-            if not task.last_attempt and (task.failed or task.left):
-                rest = (*task.failed.values(), *task.left.values())
-                waiting.append((replace(block, repeats=rest), task.attempt + 1))
-            elif task.left:
-                yield from (Lost(repeat, block, reason, log_tail) for repeat in task.left.values())
+            repeats = {repeat.repeat_id: repeat for repeat in block.repeats}
+            tries = task.remains(broke)
+            again = tuple(repeats[repeat_id] for repeat_id, count in tries.items() if count < ATTEMPTS)
+            if again:
+                waiting.append((replace(block, repeats=again), tries))
+            lost = (repeats[repeat_id] for repeat_id, count in tries.items() if count >= ATTEMPTS)
+            yield from (Lost(repeat, block, reason, log_tail) for repeat in lost)
     finally:
         for actor in [*hosts.idle, *hosts.starting.values(), *(task.actor for task in running.values())]:
             ray.kill(actor)

@@ -18,9 +18,13 @@ class ProgressLine:
 
     total: int
     label: str  # "simulated" where it is
-    done: int = 0
+    done: int = 0  # at the start: by earlier runs, which say nothing of the pace
     started: float = field(default_factory=time.monotonic)
     bar: Progress | None = None
+    before: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.before = self.done
 
     def __enter__(self) -> ProgressLine:
         console = Console(stderr=True)
@@ -64,9 +68,9 @@ class ProgressLine:
         )
 
     def _eta(self) -> str:
-        if not self.done:
+        if self.done == self.before:
             return "?"
-        left_s = (time.monotonic() - self.started) / self.done * (self.total - self.done)
+        left_s = (time.monotonic() - self.started) / (self.done - self.before) * (self.total - self.done)
         minutes, seconds = divmod(int(left_s), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours} h {minutes:02d} m" if hours else f"{minutes} m {seconds:02d} s"

@@ -144,21 +144,18 @@ def latencies(seen: Observation) -> dict[str, float | None]:
     asked = pl.col("output_tokens_asked")
     ended = pl.col("last_token_ns").is_between(start, end, closed="right") & (pl.col("status") == "ok")
     whole = ended & (pl.col("sequence") > 0)
+    started = pl.col("first_token_ns").is_between(start, end, closed="right")
     decoding_s = (pl.col("last_token_ns") - pl.col("first_token_ns")) / 1e9
-    columns: dict[str, pl.Series] = {
-        "ttft": seen.requests.filter(pl.col("first_token_ns").is_between(start, end, closed="right")).select(
-            ((pl.col("first_token_ns") - pl.col("sent_ns")) / 1e9).alias("x")
-        )["x"],
-        "tpot": seen.requests.filter(whole & (asked > 1)).select((decoding_s / (asked - 1)).alias("x"))["x"],
-        "e2e": seen.requests.filter(whole).select(((pl.col("last_token_ns") - pl.col("sent_ns")) / 1e9).alias("x"))[
-            "x"
-        ],
+    columns = {
+        "ttft": ((pl.col("first_token_ns") - pl.col("sent_ns")) / 1e9).filter(started),
+        "tpot": (decoding_s / (asked - 1)).filter(whole & (asked > 1)),
+        "e2e": ((pl.col("last_token_ns") - pl.col("sent_ns")) / 1e9).filter(whole),
     }
-    return {
-        f"{name}_p{percent}_s": series.quantile(percent / 100, interpolation="linear")
-        for name, series in columns.items()
+    return seen.requests.select(
+        column.quantile(percent / 100, interpolation="linear").alias(f"{name}_p{percent}_s")
+        for name, column in columns.items()
         for percent in (50, 99)
-    }
+    ).row(0, named=True)
 
 
 def requests_frame(trial_id: str, attempt_id: str, window_index: int, seen: Observation) -> pl.DataFrame:
@@ -172,13 +169,8 @@ def samples_frame(trial_id: str, attempt_id: str, window_index: int, seen: Obser
 
 
 def _stamped(frame: pl.DataFrame, trial_id: str, attempt_id: str, window_index: int, schema: pl.Schema) -> pl.DataFrame:
-    return (
-        frame.with_columns(
-            trial_id=pl.lit(trial_id), attempt_id=pl.lit(attempt_id), window_index=pl.lit(window_index, pl.Int64)
-        )
-        .select(schema.names())
-        .cast(schema)
-    )
+    stamps = {"trial_id": pl.lit(trial_id), "attempt_id": pl.lit(attempt_id), "window_index": pl.lit(window_index)}
+    return frame.select(stamps.get(name, pl.col(name)).cast(kind).alias(name) for name, kind in schema.items())
 
 
 def _values(engines: Sequence[EngineFacts], read: Callable[[EngineFacts], Any]) -> list[Any] | None:

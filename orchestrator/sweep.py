@@ -113,8 +113,8 @@ def dry_run(spec: SweepSpec, uri: str, options: argparse.Namespace) -> int:
 
 
 def report(spec: SweepSpec, store: ResultStore, ledger: Ledger) -> int:
-    """Judge the store and print the sweep's JSON object."""
-    counts = ledger.counts()
+    """Judge the store and print the sweep's JSON object, all of it by what the store holds."""
+    counts = Ledger.open(spec, store, ledger.repeats, retry_failed=False).counts()
     print(
         json.dumps(
             {

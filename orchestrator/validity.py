@@ -93,6 +93,19 @@ def _completions(order: WindowOrder, seen: Observation, planned: Planned) -> Fin
     return Finding(done >= wanted, f"{done} requests completed, at least {wanted} wanted")
 
 
+def _decode_only(order: WindowOrder, seen: Observation, planned: Planned) -> Finding:
+    """A decode window has no prefill in it: no prompt was finished, and no request ended, which brings the next one."""
+    if order.workload.kind != "decode":
+        return Finding(True, f"kind {order.workload.kind}: prefill belongs to it")
+    # Simulated requests start with their KV filled: one that ends brings no prefill.
+    ended = 0 if planned.backend == "simulated" else sum(engine.requests_completed for engine in seen.engines)
+    advice = "; ask for more output_tokens or a shorter window" if ended else ""
+    return Finding(
+        seen.prompt_tokens == 0 and ended == 0,
+        f"{seen.prompt_tokens} prompt tokens prefilled and {ended} requests ended in the window{advice}",
+    )
+
+
 def _in_flight(order: WindowOrder, seen: Observation, planned: Planned) -> Finding:
     worst = max(seen.engines, key=lambda engine: abs(engine.in_flight_mean - engine.clients), default=None)
     if worst is None:
@@ -109,14 +122,14 @@ def _in_flight(order: WindowOrder, seen: Observation, planned: Planned) -> Findi
 def _little(order: WindowOrder, seen: Observation, planned: Planned) -> Finding:
     """N = X * R from the requests' own time stamps, which knows nothing of the in-flight counter."""
     end_ns = seen.start_ns + seen.duration_s * 1e9
-    ended = seen.requests.filter(
-        (pl.col("status") == "ok") & (pl.col("last_token_ns") > seen.start_ns) & (pl.col("last_token_ns") <= end_ns)
-    )
-    per_client = ended.height / order.concurrency
+    last_ns = pl.col("last_token_ns")
+    ended = (pl.col("status") == "ok") & (last_ns > seen.start_ns) & (last_ns <= end_ns)
+    latency_ns = (last_ns - pl.col("sent_ns")).filter(ended)
+    count, sum_ns = seen.requests.select(latency_ns.len().alias("count"), latency_ns.sum().alias("sum")).row(0)
+    per_client = count / order.concurrency
     if per_client < LITTLE_FROM_COMPLETIONS_PER_CLIENT:
         return Finding(True, f"{per_client:.1f} completions a client: too few for Little's law, not judged")
-    latency_s = float(ended.select((pl.col("last_token_ns") - pl.col("sent_ns")).sum()).item()) / 1e9
-    found = latency_s / seen.duration_s
+    found = float(sum_ns) / 1e9 / seen.duration_s
     tolerance = LITTLE_TOLERANCE + 1 / per_client
     return Finding(
         abs(found / order.concurrency - 1) <= tolerance,
@@ -244,6 +257,7 @@ CHECKS: Mapping[str, Callable[[WindowOrder, Observation, Planned], Finding]] = {
     "tokens": _tokens,
     "failed_requests": _failed_requests,
     "completions": _completions,
+    "decode_only": _decode_only,
     "in_flight": _in_flight,
     "little": _little,
     "waiting": _waiting,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ray_head import Head, ray_head
+
 ALLOWED_SKIPS = Path(__file__).parent.parent / ".ci" / "allowed-skips.txt"
 
 
@@ -61,3 +63,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("CI") == "true":
         allowed = allowed_reasons(ALLOWED_SKIPS.read_text(encoding="utf-8"))
         config.pluginmanager.register(SkipGate(allowed), "skip-gate")
+
+
+@pytest.fixture(scope="session")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A running Ray cluster for the tests that can share one, since to start Ray takes seconds.
+
+    Ray counts four CPUs, whatever the machine has: enough for the hosts of two small sweeps at once.
+    """
+    with ray_head(tmp_path_factory.mktemp("home"), cpus=4) as running:
+        yield running

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from orchestrator.records import TRIALS, WINDOWS
+from orchestrator.store import ResultStore
 from orchestrator.trial import Measurement, canonical_json, fingerprint
 
 SIZES = {"Qwen/Qwen2.5-0.5B": 0.5, "Qwen/Qwen2.5-1.5B": 1.5, "Qwen/Qwen2.5-3B": 3.1, "Qwen/Qwen2.5-7B": 7.6}
@@ -165,3 +166,10 @@ def _windows(
             }
         )
     return rows
+
+
+def write(store: ResultStore, trials: pl.DataFrame, windows: pl.DataFrame) -> None:
+    """Commit the frames, a repeat at a time."""
+    for (sweep, repeat_id, attempt_id), rows in trials.group_by("sweep", "repeat_id", "attempt_id"):
+        own = windows.filter(pl.col("trial_id").is_in(rows["trial_id"].implode()))
+        store.write_repeat(sweep, repeat_id, attempt_id, {"trials": rows, "windows": own}, generation=1)

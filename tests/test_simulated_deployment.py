@@ -108,7 +108,7 @@ def test_boots_of_another_repeat_differ_and_noise_has_the_size_it_says():
     rates = np.log([tokens_per_s(look(block_of(noise="realistic", number=number), SINGLE)[0]) for number in range(12)])
     assert 0.004 < rates.std(ddof=1) < 0.04
     quiet = {tokens_per_s(look(block_of(number=number), SINGLE)[0]) for number in range(2)}
-    assert max(quiet) / min(quiet) < 1.01
+    assert max(quiet) / min(quiet) < 1.03
 
 
 def test_the_virtual_clock_goes_on_from_window_to_window():

@@ -232,7 +232,7 @@ class Architecture:
                 layers * tokens * (hidden + query + 2 * kv + 2 * (query + kv)) * b,
                 _gemm_tiles(tokens, query + 2 * kv),
             ),
-            self._attention(batch, b),
+            self.attention_work(batch, b),
             Work(
                 "attention_out",
                 layers,
@@ -293,9 +293,10 @@ class Architecture:
             batch = Batch(sequences, sequences * context_tokens)
         return {work.layer_type: (work.flops, work.memory_bytes) for work in self.step_work(batch, bytes_per_element)}
 
-    def _attention(self, batch: Batch, b: float) -> Work:
-        """Scores and values only: two multiply-adds per head, element of the head and (query, key) pair.
+    def attention_work(self, batch: Batch, bytes_per_element: float = 2.0) -> Work:
+        """The part of `step_work` that looks at contexts; all the rest follows from tokens and sequences alone.
 
+        Scores and values only: two multiply-adds per head, element of the head and (query, key) pair.
         Of the decode contexts only the sum is known, so in sliding-window layers all are taken to be equally long.
         One launch writes the new KV, one attends (chunks and decodes together), one reduces the splits of decodes.
         """
@@ -321,7 +322,7 @@ class Architecture:
             flops += layers * 4.0 * self._query_size * pairs
             kv_read += layers * entries
             launches += layers * (3 if splits > 1 else 2)
-        tokens = batch.tokens
+        tokens, b = batch.tokens, bytes_per_element
         return Work(
             "attention",
             launches,

@@ -26,6 +26,9 @@ import numpy as np
 from workloads.prompts import PromptPool
 
 LAG_PROBE_S = 0.02
+# A target that fails at once must not become a busy loop.
+FAILURE_PAUSE_S = 0.1
+ERRORS_KEPT = 100
 
 
 class Target(Protocol):
@@ -38,18 +41,25 @@ class Target(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the clients do. stagger_s: their first requests are spread evenly over this time."""
+    """What the clients do. stagger_s: their first requests are spread evenly over this time.
+
+    residual: first requests ask for a random residual length; without, for all of it, where none may end soon.
+    """
 
     clients: int
     prompt_tokens: int
     output_tokens: int
     seed: int
     stagger_s: float = 0.0
+    residual: bool = True
 
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request, times in monotonic ns. status: running | ok | aborted | failed."""
+    """One request, times in monotonic ns. status: running | ok | aborted | failed.
+
+    ended_ns: when it was over for its client, its last token's time where it is ok; 0 while it runs, or aborted.
+    """
 
     client: int
     sequence: int
@@ -58,7 +68,11 @@ class RequestRecord:
     received: int = 0
     first_token_ns: int = 0
     last_token_ns: int = 0
+    ended_ns: int = 0
     status: str = "running"
+
+    def fail(self) -> None:
+        self.status, self.ended_ns = "failed", time.monotonic_ns()
 
 
 @dataclass(slots=True)
@@ -101,8 +115,7 @@ class ClosedLoop:
             self.requests.append(record)
             await self._request(record)
             if record.status == "failed":
-                # A target that fails at once must not become a busy loop.
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(FAILURE_PAUSE_S)
             sequence += 1
 
     async def _request(self, record: RequestRecord) -> None:
@@ -124,13 +137,21 @@ class ClosedLoop:
                             self.ramped.set()
                 record.received += arrived
                 record.last_token_ns = now
-            record.status = "ok" if record.received == record.asked else "failed"
+            if record.received != record.asked:
+                record.fail()
+                self._note(f"{record.received} tokens came of {record.asked}")
+                return
+            record.status, record.ended_ns = "ok", record.last_token_ns
         except asyncio.CancelledError:
             record.status = "aborted"
             raise
         except Exception as error:  # noqa: BLE001 - the boundary of one request: its failure is a row, not the loop's end
-            record.status = "failed"
-            self.errors.append(f"{type(error).__name__}: {error}")
+            record.fail()
+            self._note(f"{type(error).__name__}: {error}")
+
+    def _note(self, error: str) -> None:
+        if len(self.errors) < ERRORS_KEPT:
+            self.errors.append(error)
 
     async def _lag_probe(self) -> None:
         """How late the event loop wakes us: the clients' own time stamps are late by as much."""
@@ -142,7 +163,9 @@ class ClosedLoop:
 
 
 def first_lengths(load: Load) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Residual output lengths of the clients' first requests: uniform on 1..output_tokens, shape (clients,)."""
+    """Output lengths of the clients' first requests, shape (clients,): residual ones are uniform on 1..output_tokens."""
+    if not load.residual:
+        return np.full(load.clients, load.output_tokens, dtype=np.int64)
     generator = np.random.default_rng([load.seed, 1])
     return generator.integers(1, load.output_tokens, size=load.clients, endpoint=True)
 
@@ -168,12 +191,11 @@ def summarise(loop: ClosedLoop, start_ns: int, end_ns: int) -> LoopWindow:
     busy_ns = 0
     prompts = completed = failed = 0
     for record in loop.requests:
-        ended = record.last_token_ns if record.status in ("ok", "failed") else end_ns
-        busy_ns += max(0, min(ended, end_ns) - max(record.sent_ns, start_ns))
+        busy_ns += max(0, min(record.ended_ns or end_ns, end_ns) - max(record.sent_ns, start_ns))
         prompts += loop.load.prompt_tokens * (start_ns < record.first_token_ns <= end_ns)
-        if start_ns < record.last_token_ns <= end_ns:
+        if start_ns < record.ended_ns <= end_ns:
             completed += record.status == "ok"
-        failed += record.status == "failed" and start_ns < record.sent_ns <= end_ns
+            failed += record.status == "failed"
     return LoopWindow(
         output_tokens=int(counts[inside].sum()),
         prompt_tokens=prompts,

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -148,6 +149,7 @@ class SimulatedDeployment:
 
     def _observe(self, order: WindowOrder, boot: Boot, run: Run, window: Window) -> Observation:
         requests = Requests.of(run, window)
+        logs = [readings.StepLog.of(engine) for engine in run.engines]
         return Observation(
             start_ns=window.origin_ns + round(order.warmup_s * 1e9),
             duration_s=order.window_s,
@@ -155,9 +157,9 @@ class SimulatedDeployment:
             output_tokens=int(tokens_by_second(requests, window).sum()),
             prompt_tokens=prompt_tokens(requests, window),
             requests=requests_frame(requests, window),
-            samples=readings.samples_frame(run, requests, window, self.gpu),
-            engines=readings.engine_facts(run, requests, window, order.concurrency, boot.facts.kv_bytes_per_engine),
-            gpu=readings.gpu_facts(run, window, self.gpu, self._memory_bytes),
+            samples=readings.samples_frame(run, logs, requests, window, self.gpu),
+            engines=readings.engine_facts(logs, requests, window, order.concurrency, boot.facts.kv_bytes_per_engine),
+            gpu=readings.gpu_facts(run, logs, window, self.gpu, self._memory_bytes),
             attachment=self._attachment(order.arm),
             idle_arm_steps=0,
             driver_cpu=0.0,
@@ -219,8 +221,8 @@ class SimulatedDeployment:
                 software={"simulator": MODEL_VERSION},
             ),
             settings=engine_settings(arm, args, sizing, self.architecture, 1 if not planted else arm.engines),
-            costs=StepCosts(
-                self.architecture,
+            costs=_step_costs(
+                block.model,
                 self.gpu,
                 max(1, int(self.gpu.sms * share)),
                 bytes_per_parameter(str(args.get("dtype", "bfloat16")), args.get("quantization")),
@@ -230,6 +232,12 @@ class SimulatedDeployment:
             seed=seed,
             pids=pids,
         )
+
+
+@lru_cache(maxsize=8)
+def _step_costs(model: str, gpu: GpuKind, sms: int, bytes_per_parameter: float) -> StepCosts:
+    """Shared by all boots of this process that they are the same for: what one has worked out the others look up."""
+    return StepCosts(load_model(model), gpu, sms, bytes_per_parameter)
 
 
 def _deployment_seed(block: Block) -> str:

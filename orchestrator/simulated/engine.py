@@ -80,6 +80,8 @@ class Engine:
         self.settings, self.costs, self.host, self.workload = settings, costs, host, workload
         self.gpu_slowness, self.jitter, self.even_step_s = gpu_slowness, jitter, even_step_s
         self._pieces_s = (costs.architecture.layers + 1) * host.graph_launch_s
+        self._host_costs_s = (host.step_s, host.sequence_s, host.token_s, host.request_s)
+        self._frontend_token_s = host.frontend_token_s if settings.own_frontend_core else 0.0
         self.depth = 2 if settings.async_scheduling else 1
         self.clock = 1.0  # share of the boost clock, set by the power cap
         self.host_at = INFINITY
@@ -148,26 +150,26 @@ class Engine:
         while arrivals and arrivals[0][0] <= now:
             waiting.append(heappop(arrivals)[2])
         chunks: tuple[tuple[int, int], ...] = ()
-        new = made = joining = 0
+        prompts = new = made = joining = 0
         if waiting or self._partial is not None:
-            chunks, new, made, joining = self._admit()
-        decoding = scheduled = self._decoding
-        for chunk in chunks:
-            scheduled += chunk[0]
+            chunks, prompts, new, made, joining = self._admit()
+        decoding = self._decoding
+        scheduled = decoding + prompts
         if scheduled == 0:
             self.host_at = arrivals[0][0] if arrivals else INFINITY
             return
         cost = self.costs.of(decoding, self._context, chunks)
-        host, step, running = self.host, len(self.steps), decoding + len(chunks)
+        step, running = len(self.steps), decoding + len(chunks)
         if scheduled > self.settings.capture_tokens:
-            mode, launch_s = EAGER, cost.launches * host.eager_launch_s
+            mode, launch_s = EAGER, cost.launches * self.host.eager_launch_s
         elif chunks:  # attention is launched between the pieces of the graph
-            mode, launch_s = PIECEWISE_GRAPH, self._pieces_s + cost.attention_launches * host.eager_launch_s
+            mode, launch_s = PIECEWISE_GRAPH, self._pieces_s + cost.attention_launches * self.host.eager_launch_s
         else:
-            mode, launch_s = FULL_GRAPH, host.graph_launch_s
-        host_s = host.step_s + host.sequence_s * running + host.token_s * scheduled + host.request_s * new
+            mode, launch_s = FULL_GRAPH, self.host.graph_launch_s
+        step_s, sequence_s, token_s, request_s = self._host_costs_s
+        host_s = step_s + sequence_s * running + token_s * scheduled + request_s * new
         if not self.settings.own_frontend_core:
-            host_s += host.frontend_token_s * (decoding + made)
+            host_s += self.host.frontend_token_s * (decoding + made)
         host_s *= self.jitter[step % len(self.jitter)]
         seconds = (cost.compute_s / self.clock + cost.memory_s + cost.gap_s) * self.gpu_slowness
         if self.even_step_s is not None:
@@ -194,54 +196,66 @@ class Engine:
         host_s = self.host.step_s + self.host.sequence_s * (decoding + len(chunks))
         return max(host_s, cost.seconds) if self.settings.async_scheduling else host_s + cost.seconds
 
-    def _admit(self) -> tuple[tuple[tuple[int, int], ...], int, int, int]:
-        """Fill the step's budget with prompts: chunks, new requests, first tokens made, sequences that go on to decode.
+    def _admit(self) -> tuple[tuple[tuple[int, int], ...], int, int, int, int]:
+        """Fill the step's budget with prompts: chunks, their tokens, new requests, first tokens made, sequences that
+        go on to decode.
 
         Where a workload has no prefill, its requests start as decodes of the whole prompt. A request is admitted only
         with room for all of its tokens, so nothing is ever preempted.
         """
-        settings, work, step = self.settings, self.workload, len(self.steps)
+        settings, step, waiting, partial = self.settings, len(self.steps), self._waiting, self._partial
+        prompt, decodes_only = self.workload.prompt_tokens, self.workload.kind == "decode"
         budget = settings.max_num_batched_tokens - self._decoding
         chunks: list[tuple[int, int]] = []
-        new = made = joining = 0
+        prompts = new = made = joining = 0
         while budget > 0:
-            request = self._partial
-            if request is None:
-                if not self._waiting or self._running >= settings.max_num_seqs:
+            if partial is None:
+                if not waiting or self._running >= settings.max_num_seqs:
                     break
-                request = self._waiting[0]
-                need = work.prompt_tokens + request.output_tokens
+                request = waiting[0]
+                need = prompt + request.output_tokens
                 if self._kv_tokens + need > settings.kv_tokens and self._running:
                     break
-                self._waiting.popleft()
+                waiting.popleft()
                 new += 1
                 self._running += 1
                 self._kv_tokens += need
-            if work.kind == "decode":
+            else:
+                request, partial = partial, None
+            if decodes_only:
                 self._decoding += 1
-                self._context += work.prompt_tokens
+                self._context += prompt
                 budget -= 1
             else:
-                take = min(budget, work.prompt_tokens - request.prefilled)
-                chunks.append((take, request.prefilled))
-                request.prefilled += take
+                before = request.prefilled
+                take = prompt - before if prompt - before < budget else budget
+                chunks.append((take, before))
+                request.prefilled = before + take
+                prompts += take
                 budget -= take
-                if request.prefilled < work.prompt_tokens:
-                    self._partial = request
+                if before + take < prompt:
+                    partial = request
                     break
                 made += 1
                 joining += request.output_tokens > 1
-            self._partial = None
             request.first_step = step
-            request.last_step = step + request.output_tokens - 1
-            self._ends.setdefault(request.last_step, []).append(request)
-        return tuple(chunks), new, made, joining
+            request.last_step = last = step + request.output_tokens - 1
+            ending = self._ends.get(last)
+            if ending is None:
+                self._ends[last] = [request]
+            else:
+                ending.append(request)
+        self._partial = partial
+        return tuple(chunks), prompts, new, made, joining
 
     def _advance(self, step: int, joining: int) -> None:
         """Make the counts those of the step after `step`."""
         self._context += self._decoding
+        ending = self._ends.get(step)
+        if not ending and not joining:
+            return
         prompt = self.workload.prompt_tokens
-        for request in self._ends.get(step, ()):
+        for request in ending or ():
             self._running -= 1
             self._kv_tokens -= prompt + request.output_tokens
             if request.output_tokens > 1 or self.workload.kind == "decode":
@@ -252,13 +266,10 @@ class Engine:
 
     def _deliver(self, step: int, now: float) -> None:
         """Pass a step's tokens through the frontend; clients whose request ended send their next one."""
-        host = self.host
-        start = max(self._frontend_free_s, now)
-        per_token_s = host.frontend_token_s if self.settings.own_frontend_core else 0.0
-        delivered = start + self.steps[step].tokens * per_token_s
+        start = now if now > self._frontend_free_s else self._frontend_free_s
+        delivered = free = start + self.steps[step].tokens * self._frontend_token_s
         self.delivered_s.append(delivered)
-        free = delivered
         for request in self._ends.pop(step, ()):
-            free += host.frontend_request_s
+            free += self.host.frontend_request_s
             self.send(request.client, request.sequence + 1, self.workload.output_tokens, delivered, free)
         self._frontend_free_s = free

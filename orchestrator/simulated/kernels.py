@@ -8,7 +8,6 @@ sharing of a GPU needs to know.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil
 from operator import add
 from typing import NamedTuple
@@ -22,8 +21,7 @@ CONTEXT_GRAIN_TOKENS = 16  # a KV block of vLLM: costs are cached by the mean de
 CACHE_ENTRIES = 50_000
 
 
-@dataclass(frozen=True, slots=True)
-class StepCost:
+class StepCost(NamedTuple):
     """One step alone on the GPU at full clock.
 
     compute_s, memory_s, gap_s: seconds of the three phases; *_sm, *_bw: the mean share of the GPU's SMs and of its
@@ -107,16 +105,19 @@ class StepCosts:
 
     def exact(self, batch: Batch) -> StepCost:
         """The cost of a batch, computed anew; only attention looks at more of a batch than its tokens and sequences."""
-        works = self.architecture.step_work(batch, bytes_per_parameter=self._bytes_per_parameter)
-        attention = next((self.roofline(work) for work in works if work.layer_type == "attention"), Roofline())
         key = (batch.tokens, batch.sequences)
         rest = self._rest.get(key)
         if rest is None:
-            rest = Roofline()
-            for work in works:
-                if work.layer_type != "attention":
+            rest = attention = Roofline()
+            for work in self.architecture.step_work(batch, bytes_per_parameter=self._bytes_per_parameter):
+                if work.layer_type == "attention":
+                    attention = self.roofline(work)
+                else:
                     rest = rest.plus(self.roofline(work))
-            self._rest[key] = rest
+            if batch.tokens:
+                self._rest[key] = rest
+        else:
+            attention = self.roofline(self.architecture.attention_work(batch))
         total = rest.plus(attention)
         compute_s, memory_s = total.compute_s, total.memory_s
         return StepCost(

@@ -79,16 +79,13 @@ class Requests:
 def _engine_requests(engine: Engine, window: Window) -> tuple[Any, ...]:
     delivered = np.asarray(engine.delivered_s)
     received_steps = int(np.searchsorted(delivered, window.until_s))
-    rows = np.array(
-        [
-            (r.client, r.sequence, r.output_tokens, r.first_step, r.last_step)
-            for r in engine.requests
-            if r.sent_s < window.until_s
-        ],
-        dtype=np.int64,
-    ).reshape(-1, 5)
-    client, sequence, asked, first, last = rows.T
-    sent = np.array([r.sent_s for r in engine.requests if r.sent_s < window.until_s])
+    asking = [request for request in engine.requests if request.sent_s < window.until_s]
+    sent = np.array([request.sent_s for request in asking])
+    client = np.array([request.client for request in asking])
+    sequence = np.array([request.sequence for request in asking])
+    asked = np.array([request.output_tokens for request in asking])
+    first = np.array([request.first_step for request in asking])
+    last = np.array([request.last_step for request in asking])
     started = (first >= 0) & (first < received_steps)
     last_received = np.minimum(last, received_steps - 1)
     received = np.where(started, last_received - first + 1, 0)
@@ -124,11 +121,12 @@ def requests_frame(requests: Requests, window: Window) -> pl.DataFrame:
             "ok": requests.completed[alive],
         }
     )
-    return frame.with_columns(
-        pl.when("came").then("first_token_ns").alias("first_token_ns"),
-        pl.when("came").then("last_token_ns").alias("last_token_ns"),
-        pl.when("ok").then(pl.lit("ok")).otherwise(pl.lit("aborted")).alias("status"),
-    ).select(pl.col(name).cast(kind) for name, kind in REQUESTS_SCHEMA.items())
+    made = {
+        "first_token_ns": pl.when("came").then("first_token_ns"),
+        "last_token_ns": pl.when("came").then("last_token_ns"),
+        "status": pl.when("ok").then(pl.lit("ok")).otherwise(pl.lit("aborted")),
+    }
+    return frame.select(made.get(name, pl.col(name)).cast(kind).alias(name) for name, kind in REQUESTS_SCHEMA.items())
 
 
 def tokens_by_second(requests: Requests, window: Window) -> Ints:

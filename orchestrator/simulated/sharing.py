@@ -25,12 +25,15 @@ class Sharing(Protocol):
         """An engine, which has nothing there, hands over its next job."""
         ...
 
-    def next_at(self, now: float) -> float:
-        """When something happens next if nothing is started before; infinity on an idle GPU."""
+    def next_at(self, now: float, before: float = INFINITY) -> float:
+        """When the next job is done if nothing is started before; infinity on an idle GPU.
+
+        before: time of the caller's own next event. What lies beyond it may be left open and any later time be given.
+        """
         ...
 
-    def event(self, now: float) -> Engine | None:
-        """Let it happen: the engine whose job is done, or None where only the turn changed."""
+    def event(self, now: float) -> Engine:
+        """`now` is what `next_at` gave last: the engine whose job is done."""
         ...
 
 
@@ -44,10 +47,11 @@ class Alone:
     def start(self, engine: Engine, job: Job, now: float) -> None:
         self._engine, self._end_s = engine, max(now + job.seconds, job.launched_s)
 
-    def next_at(self, now: float) -> float:
+    def next_at(self, now: float, before: float = INFINITY) -> float:
         return self._end_s
 
-    def event(self, now: float) -> Engine | None:
+    def event(self, now: float) -> Engine:
+        assert self._engine is not None
         self._end_s = INFINITY
         return self._engine
 
@@ -64,32 +68,35 @@ class SideBySide:
         self._service_s = 0.0  # seconds of work done for each job, on the common scale
         self._updated_s = 0.0
         self._rate = 1.0
-        self._stale = False
+        self._next_s: float | None = INFINITY  # None: the jobs have changed since it was known
 
     def start(self, engine: Engine, job: Job, now: float) -> None:
         self._settle(now)
         seconds = max(job.seconds, job.launched_s - now)
         self._jobs.append((self._service_s + seconds, engine, phases(job, seconds)))
-        self._stale = True
+        self._next_s = None
 
-    def next_at(self, now: float) -> float:
-        if not self._jobs:
-            return INFINITY
-        if self._stale:
-            self._settle(now)
-            self._rate = 1.0 / slowdown([job[2] for job in self._jobs])
-            self._stale = False
-        first = self._jobs[0][0] if len(self._jobs) == 1 else min(self._jobs, key=_end)[0]
-        return self._updated_s + max(0.0, first - self._service_s) / self._rate
+    def next_at(self, now: float, before: float = INFINITY) -> float:
+        if self._next_s is None:
+            jobs = self._jobs
+            if not jobs:
+                self._next_s = INFINITY
+                return INFINITY
+            if len(jobs) == 1:
+                self._rate, first = 1.0, jobs[0][0]
+            else:
+                self._rate, first = 1.0 / slowdown([job[2] for job in jobs]), min(jobs, key=_end)[0]
+            self._next_s = self._updated_s + max(0.0, first - self._service_s) / self._rate
+        return self._next_s
 
     def event(self, now: float) -> Engine:
         self._settle(now)
-        done = min(self._jobs, key=_end)
-        self._jobs.remove(done)
-        end, engine, _ = done
-        self._service_s = max(self._service_s, end)  # rounding must not leave a sliver of the job behind
-        self._stale = True
-        return engine
+        jobs = self._jobs
+        done = jobs[0] if len(jobs) == 1 else min(jobs, key=_end)
+        jobs.remove(done)
+        self._service_s = max(self._service_s, done[0])  # rounding must not leave a sliver of the job behind
+        self._next_s = None
+        return done[1]
 
     def _settle(self, now: float) -> None:
         self._service_s += (now - self._updated_s) * self._rate
@@ -120,26 +127,30 @@ class TimeSlices:
         else:
             self._queue.append((engine, seconds))
 
-    def next_at(self, now: float) -> float:
+    def next_at(self, now: float, before: float = INFINITY) -> float:
+        queue = self._queue
         if self._running is None:
-            if not self._queue:
+            if not queue:
                 return INFINITY
             self._dispatch(now)
-        end = self._from_s + self._remaining_s
-        if self._queue:
-            return min(end, max(self._slice_ends_s, self._from_s, now))
-        return end
+        while queue:
+            turn_s = self._slice_ends_s
+            if turn_s < now or turn_s < self._from_s:  # the slice ended while nobody else had work
+                turn_s = max(self._from_s, now)
+            if turn_s >= self._from_s + self._remaining_s:
+                break
+            if turn_s > before:  # a job may be started until then, which is how turns may change
+                return turn_s
+            now = turn_s
+            queue.append((self._running, self._remaining_s - (now - self._from_s)))
+            self._dispatch(now)
+        return self._from_s + self._remaining_s
 
-    def event(self, now: float) -> Engine | None:
+    def event(self, now: float) -> Engine:
         engine = self._running
-        if engine is None:
-            return None
-        if now >= self._from_s + self._remaining_s:
-            self._running = None
-            return engine
-        self._queue.append((engine, self._remaining_s - (now - self._from_s)))
-        self._dispatch(now)
-        return None
+        assert engine is not None
+        self._running = None
+        return engine
 
     def _dispatch(self, now: float) -> None:
         engine, self._remaining_s = self._queue.popleft()
@@ -171,9 +182,11 @@ def slowdown(jobs: Sequence[tuple[Phase, ...]]) -> float:
         return 1.0
     if len(jobs) == 2:
         extra = 0.0
+        other = jobs[1]
         for weight_a, sm_a, bw_a in jobs[0]:
-            for weight_b, sm_b, bw_b in jobs[1]:
-                asked = max(sm_a + sm_b, bw_a + bw_b)
+            for weight_b, sm_b, bw_b in other:
+                sm, bw = sm_a + sm_b, bw_a + bw_b
+                asked = sm if sm > bw else bw
                 if asked > 1.0:
                     extra += weight_a * weight_b * (asked - 1.0)
         return 1.0 + extra

@@ -32,37 +32,37 @@ def simulate(engines: Sequence[Engine], sharing: Sharing, power: PowerCap, until
     for engine in engines:
         engine.form_step(now)
     while True:
-        at, actor = sharing.next_at(now), None
+        host_s, actor = until_s, engines[0]
         for engine in engines:
-            if engine.host_at < at:
-                at, actor = engine.host_at, engine
-        if at >= until_s:
-            break
-        now = at
-        if actor is not None:
-            engine, job = actor, actor.host_event(now)
-            started = job is not None
-        else:
-            ended = sharing.event(now)
-            if ended is None:
-                continue
-            engine = ended
-            if power.add(engine.steps[len(engine.gpu_done_s)].cost, now):
-                clock = power.read(now)
-                for each in engines:
-                    each.clock = clock
-            job = engine.gpu_done(now)
-            started = False
-            if job is None:
-                on_gpu -= 1
-                if on_gpu == 0:
-                    busy.append((busy_from, now))
-        if job is not None:
-            sharing.start(engine, job, now)
-            if started:
+            if engine.host_at < host_s:
+                host_s, actor = engine.host_at, engine
+        done_s = sharing.next_at(now, host_s)
+        if host_s < done_s:
+            if host_s >= until_s:
+                break
+            now = host_s
+            job = actor.host_event(now)
+            if job is not None:
+                sharing.start(actor, job, now)
                 if on_gpu == 0:
                     busy_from = now
                 on_gpu += 1
+            continue
+        if done_s >= until_s:
+            break
+        now = done_s
+        engine = sharing.event(now)
+        if power.add(engine.steps[len(engine.gpu_done_s)].cost, now):
+            clock = power.read(now)
+            for each in engines:
+                each.clock = clock
+        job = engine.gpu_done(now)
+        if job is not None:
+            sharing.start(engine, job, now)
+            continue
+        on_gpu -= 1
+        if on_gpu == 0:
+            busy.append((busy_from, now))
     if on_gpu:
         busy.append((busy_from, until_s))
     if not power.readings:

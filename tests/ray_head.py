@@ -1,0 +1,100 @@
+"""A Ray cluster of a test's own, and command lines run against it: all found again, and ended, by a mark."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.process import carrying, wait_gone
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RAY = Path(sys.executable).with_name("ray")
+MARK = "MPSCAPE_TEST_MARK"
+LIMIT_S = 90.0
+
+
+def clean_environment(**changes: str) -> dict[str, str]:
+    """The environment of this process without what says that a cluster is here, and with a short, quiet Ray."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", MARK))}
+    return {**inherited, "PYTHONWARNINGS": "ignore", "RAY_USAGE_STATS_ENABLED": "0", **changes}
+
+
+def end_marked(mark: str) -> None:
+    """SIGKILL to all that carry `mark`, until none is left."""
+    for _ in range(40):
+        left = carrying(MARK, mark)
+        if not left:
+            return
+        for process in left:
+            process.signal(signal.SIGKILL)
+        wait_gone(left, 1.0)
+    raise AssertionError(f"left over: {[(process.pid, process.command()[:4]) for process in left]}")
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+@dataclass(frozen=True)
+class Head:
+    """address: of the GCS, for RAY_ADDRESS; dashboard: for `ray job`, where it was asked for."""
+
+    address: str
+    dashboard: str | None
+    mark: str
+    home: Path
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        return clean_environment(**{"HOME": str(self.home), "RAY_ADDRESS": self.address} | changes)
+
+
+@contextmanager
+def ray_head(
+    home: Path, *, cpus: int = 2, dashboard: bool = False, environment: Mapping[str, str] | None = None,
+    cwd: Path = REPOSITORY,
+) -> Iterator[Head]:  # fmt: skip
+    """`ray start --head` on ports and in a home of its own; ended by its mark: `ray stop` would end others too."""
+    mark = secrets.token_hex(8)
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # socket paths must be short
+    names = ["port", "dashboard-port", "ray-client-server-port", "metrics-export-port",
+             "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port"]  # fmt: skip
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    log = folder / "start.log"
+    command = [str(RAY), "start", "--head", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1",
+               f"--temp-dir={folder}", f"--num-cpus={cpus}", "--num-gpus=0", f"--object-store-memory={100 * 2**20}",
+               f"--include-dashboard={str(dashboard).lower()}",
+               *(f"--{name}={port}" for name, port in ports.items())]  # fmt: skip
+    base = clean_environment(HOME=str(home), **{MARK: mark, **(environment or {})})
+    head = Head(
+        f"127.0.0.1:{ports['port']}", f"http://127.0.0.1:{ports['dashboard-port']}" if dashboard else None, mark, home
+    )
+    with log.open("wb") as sink:
+        process = subprocess.Popen(command, env=base, cwd=cwd, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + LIMIT_S
+        while "--block" not in log.read_text(errors="replace"):
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text(errors="replace")
+            time.sleep(0.1)
+        yield head
+    finally:
+        end_marked(mark)
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)

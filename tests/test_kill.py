@@ -1,0 +1,151 @@
+"""Whatever kills a sweep, the same command completes it, and what the store then says is what an undisturbed run says."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from orchestrator.process import ProcessIdentity, carrying, wait_gone
+from orchestrator.store import ResultStore
+from tests.ray_head import LIMIT_S, MARK, REPOSITORY, Head, clean_environment, end_marked
+from tests.small_sweep import REPEATS, TRIALS, assert_same_verdicts, command, commits, generations, sweep, write_spec
+
+# Slow enough for a signal to arrive in the middle of a block: about a second of windows a repeat.
+SLOW = {"simulation": {"wall_s_per_window": 0.12}}
+HOST = "ray::GpuHost"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, head: Head) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    ended = sweep(write_spec(folder, **SLOW), "--store", folder / "store", environment=head.environment())
+    assert ended.status == 0, ended.err
+    return folder / "store"
+
+
+@contextmanager
+def started(spec: Path, store: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command(spec, "--store", store), env=dict(environment), cwd=REPOSITORY, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def await_trials(process: subprocess.Popen[str], count: int) -> None:
+    """Read progress until `count` trials have been told of."""
+    assert process.stderr is not None
+    seen: list[str] = []
+    while sum(line.startswith("[") for line in seen) < count:
+        line = process.stderr.readline()
+        assert line, f"the sweep ended after {seen}"
+        seen.append(line)
+
+
+def attempts(store: Path) -> dict[str, str]:
+    """By repeat id, the attempt that counts."""
+    return {repeat_id: commit.trials[0].attempt_id for repeat_id, commit in commits(store).items()}
+
+
+def assert_completed(spec: Path, store: Path, environment: Mapping[str, str], undisturbed: Path) -> None:
+    """The same command completes the sweep; what was committed before stays, and nothing is there twice."""
+    before = attempts(store)
+    ended = sweep(spec, "--store", store, environment=environment)
+    assert ended.status == 0, ended.err
+    assert ended.answer["ok"] == ended.answer["trials"] == TRIALS
+    after = attempts(store)
+    assert before.items() <= after.items() and len(after) == REPEATS
+    assert generations(store) == [1] * REPEATS
+    assert_same_verdicts(store, undisturbed)
+
+
+# n trials: at once, in the middle, and when all but the last repeat is there.
+MOMENTS = [0, *sorted(random.Random(20).sample(range(1, TRIALS - 2), 2))]
+
+
+@pytest.mark.parametrize("trials", MOMENTS)
+def test_a_killed_driver(tmp_path, head: Head, undisturbed, trials):
+    spec, store = write_spec(tmp_path, **SLOW), tmp_path / "store"
+    with started(spec, store, head.environment()) as process:
+        await_trials(process, trials)
+        process.kill()
+    assert len(attempts(store)) < REPEATS
+    assert_completed(spec, store, head.environment(), undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_an_interrupted_driver_says_so_and_ends_its_hosts(tmp_path, head: Head, undisturbed, number):
+    spec, store = write_spec(tmp_path, **SLOW), tmp_path / "store"
+    with started(spec, store, head.environment()) as process:
+        await_trials(process, 3)
+        hosts = hosts_of(head)
+        assert hosts
+        process.send_signal(number)
+        out, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 130, err
+    assert out == "" and err.splitlines()[-1].startswith("interrupted: the same command goes on")
+    assert "Traceback" not in err
+    assert not wait_gone(hosts, LIMIT_S)
+    assert_completed(spec, store, head.environment(), undisturbed)
+
+
+def test_a_killed_host_is_replaced_and_its_block_tried_again(tmp_path, head: Head, undisturbed):
+    spec, store = write_spec(tmp_path, **SLOW), tmp_path / "store"
+    with started(spec, store, head.environment()) as process:
+        await_trials(process, 3)
+        victim = min(hosts_of(head))
+        assert victim.signal(signal.SIGKILL)
+        out, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, err
+    assert f'"ok": {TRIALS}' in out
+    assert len(attempts(store)) == REPEATS and generations(store) == [1] * REPEATS
+    assert_same_verdicts(store, undisturbed)
+
+
+def hosts_of(head: Head) -> set[ProcessIdentity]:
+    members = carrying(MARK, head.mark)
+    return {process for process in members if process.command() and process.command()[0].startswith(HOST)}
+
+
+def test_two_drivers_on_one_store_lose_nothing_and_mix_nothing(tmp_path, head: Head, undisturbed):
+    spec, store = write_spec(tmp_path, **SLOW), tmp_path / "store"
+    with started(spec, store, head.environment()) as one, started(spec, store, head.environment()) as other:
+        ends = [process.communicate(timeout=LIMIT_S) for process in (one, other)]
+    assert (one.returncode, other.returncode) == (0, 0), ends
+    assert ends[0][0] == ends[1][0] != ""
+    assert len(attempts(store)) == REPEATS and generations(store) == [1] * REPEATS
+    opened = ResultStore.open(str(store), create=False)
+    trials = opened.read("trials")
+    assert trials.height == trials["trial_id"].n_unique() == TRIALS
+    assert dict(trials.select("repeat_id", "attempt_id").unique().iter_rows()) == attempts(store)
+    for table in ("windows", "requests", "samples"):
+        rows = opened.read(table, columns=["trial_id", "attempt_id"]).unique()
+        assert sorted(rows.iter_rows()) == sorted(trials.select("trial_id", "attempt_id").iter_rows())
+    assert_same_verdicts(store, undisturbed)
+
+
+def test_a_killed_driver_of_an_embedded_cluster_leaves_no_process(tmp_path, head: Head, undisturbed):
+    spec, store = write_spec(tmp_path, **SLOW), tmp_path / "store"
+    mark = f"embedded-{tmp_path.name}-{random.SystemRandom().getrandbits(64):x}"
+    environment = clean_environment(HOME=str(tmp_path), **{MARK: mark})
+    try:
+        with started(spec, store, environment) as process:
+            await_trials(process, 3)
+            family = carrying(MARK, mark)
+            assert {"raylet", "gcs_server"} <= {Path(member.command()[0]).name for member in family if member.command()}
+            process.kill()
+        assert not wait_gone(family, LIMIT_S)
+        assert not carrying(MARK, mark)
+    finally:
+        end_marked(mark)
+    assert_completed(spec, store, head.environment(), undisturbed)
