@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import plotly.graph_objects as go
 import polars as pl
@@ -12,9 +11,8 @@ import polars as pl
 from dashboards import answer, cells, figures, health, provenance_table, theme, verdict_map
 from dashboards.page import Page
 from dashboards.table import csv_link, pairs, table
-from orchestrator.errors import ModelError
+from dashboards.world import World
 from orchestrator.store import ResultStore
-from workloads.catalogue import CATALOGUE, canonical_name, load_model
 
 MOST_TRACES, MOST_CSV_ROWS = 60, 4000  # keep the page below 8 MB
 STEP_ORDER = [*answer.STEPS, "gain", None]
@@ -25,7 +23,6 @@ VERDICT_COLUMNS = {
     "prompt_tokens": "context",
     "output_tokens": "out",
     "concurrency": "in flight",
-    "residency": "engines are",
     "arm": "arm",
     "baseline": "against",
     "verdict": "verdict",
@@ -36,7 +33,7 @@ VERDICT_COLUMNS = {
     "boots": "boots",
     "why": "reasons and next step",
 }
-SELDOM_DIFFER = ("kind", "output_tokens", "concurrency", "residency")
+SELDOM_DIFFER = ("kind", "output_tokens", "concurrency")
 LOST_COLUMNS = {
     "outcome": "outcome",
     "model": "model",
@@ -46,39 +43,6 @@ LOST_COLUMNS = {
     "reason": "reason",
     "log_tail": "end of the log",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What may be spoken of in one breath; `measured` is of `cells.measured`."""
-
-    sweep: str
-    backend: str
-    gpu_kind: str
-    trials: pl.DataFrame
-    measured: pl.DataFrame
-    verdicts: pl.DataFrame
-
-    @property
-    def simulated(self) -> bool:
-        return self.backend == "simulated"
-
-    @property
-    def label(self) -> str:
-        return f"{self.sweep} on {self.gpu_kind}, " + (theme.SIMULATED if self.simulated else f"backend {self.backend}")
-
-    @property
-    def parameters(self) -> dict[str, int]:
-        """Parameter counts of the models that the catalogue knows."""
-        counts = {}
-        for model in self.trials["model"].unique().sort():
-            try:
-                known = canonical_name(model) in CATALOGUE
-            except ModelError:
-                known = False
-            if known:
-                counts[model] = load_model(model).parameters()
-        return counts
 
 
 def chapters(page: Page, world: World, store: ResultStore, prefix: str) -> None:

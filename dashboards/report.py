@@ -16,12 +16,12 @@ from pathlib import Path
 
 import polars as pl
 
-from dashboards import answer, cells, theme
-from dashboards.chapters import World, chapters
+from dashboards import answer, theme
+from dashboards.chapters import chapters
 from dashboards.page import Page
+from dashboards.world import World, split
 from orchestrator.errors import EXIT_OK, MpscapeError, StoreError
 from orchestrator.store import ResultStore
-from orchestrator.verdicts import judge
 
 
 def report(store: ResultStore, sweep: str | None = None) -> str:
@@ -47,17 +47,6 @@ def report(store: ResultStore, sweep: str | None = None) -> str:
         chapters(page, world, store, prefix="" if len(worlds) == 1 else f"w{number + 1}-")
     page.add("<footer>Made by <code>python -m dashboards.report</code>; everything shown is inside this file.</footer>")
     return page.render()
-
-
-def split(trials: pl.DataFrame, windows: pl.DataFrame) -> list[World]:
-    """One world a sweep, backend and GPU kind, measurements before predictions."""
-    key = ["sweep", "backend", "gpu_kind"]
-    measured, verdicts = cells.measured(trials, windows), judge(trials, windows)
-    found = sorted(trials.select(key).unique().rows(), key=lambda k: (k[1] == "simulated", k))
-    return [
-        World(*k, *(frame.filter(**dict(zip(key, k, strict=True))) for frame in (trials, measured, verdicts)))
-        for k in found
-    ]
 
 
 def opening(page: Page, world: World, alone: bool) -> None:

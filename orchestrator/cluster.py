@@ -8,6 +8,7 @@ with connected() as cluster:
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -60,6 +61,7 @@ def connected(quiet: bool = True) -> Iterator[Cluster]:
         _knock(address)
     import ray
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address or "local",
@@ -73,6 +75,8 @@ def connected(quiet: bool = True) -> Iterator[Cluster]:
             f"cannot connect to Ray at {address or 'local'}: {error}. If the cluster asks for a token, set "
             "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH; to run on this machine alone, unset RAY_ADDRESS"
         ) from error
+    # Ray puts a handler of its own in place, which ends the process with status 15 whatever is still to be said.
+    signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield _survey(address)
     finally:

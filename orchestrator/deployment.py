@@ -185,18 +185,16 @@ def _facts(
         max_num_seqs=first["max_num_seqs"],
         weights=weights_of(block, arm),
         placement={**placed.plain(), "worker": dict(worker), "engine_nice": cores.niceness(engines[0].pids[-1])},
-        software={
-            **software(),
+        software={**software(), "vllm": first["vllm"], "torch": first["torch"]},
+        engine={
             **{key: first[key] for key in ENGINE_FACTS},
-            "engine_boot_s": [engine.facts["boot_s"] for engine in engines],
-            "engine_boot_phases": [boot_phases(tail(engine.launch.log, 2000, 2**20)) for engine in engines],
+            "boot_s": [engine.facts["boot_s"] for engine in engines],
+            "boot_phases": [boot_phases(tail(engine.launch.log, 2000, 2**20)) for engine in engines],
         },
     )
 
 
 ENGINE_FACTS = (
-    "vllm",
-    "torch",
     "model_runner",
     "step_hook",
     "async_scheduling",

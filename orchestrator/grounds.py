@@ -13,6 +13,8 @@ import polars as pl
 
 INVALID_SHARE = 1 / 3
 SETTINGS = ("sharing", "engines", "active_thread_percentage", "engine_args", "cores_per_engine", "pinned", "weights")
+# Versions of this project in the software record.
+OWN = {"mpscape", "commit", "modified"}
 GROUNDS = pl.Schema({"pair_id": pl.UInt32, "text": pl.String, "refuses": pl.Boolean})
 
 
@@ -60,7 +62,8 @@ def mixed(trials: pl.DataFrame, sides: pl.DataFrame) -> pl.DataFrame:
         if len(names) > 1:
             rows.append((pair, f"GPUs of different kinds: {', '.join(names)}", True))
         if len(software) > 1:
-            rows.append((pair, f"software differs between repeats: {_differing(software)}", True))
+            what, own_only = _differing(software)
+            rows.append((pair, f"software differs between repeats: {what}", not own_only))
     settings = involved.group_by("pair_id", "arm").agg(pl.col(SETTINGS).n_unique())
     for row in settings.filter(pl.any_horizontal(pl.col(SETTINGS) > 1)).iter_rows(named=True):
         names = [name for name in SETTINGS if row[name] > 1]
@@ -104,15 +107,19 @@ def uncertified(trials: pl.DataFrame, windows: pl.DataFrame, pairs: pl.DataFrame
     return _grounds(rows)
 
 
-def _differing(texts: list[str]) -> str:
-    """`vllm 0.25.1 | 0.26.0` for every key whose value is not the same in all of the JSON objects."""
+def _differing(texts: list[str]) -> tuple[str, bool]:
+    """`vllm 0.25.1 | 0.26.0` for every key whose value is not the same in all of the JSON objects.
+
+    And whether that is this project alone, which is said and refuses nothing: a sweep may be resumed by a newer one.
+    """
     try:
         worlds: list[dict[str, Any]] = [json.loads(text) for text in texts]
         keys = sorted({key for world in worlds for key in world})
     except (ValueError, TypeError):
-        return "unreadable record"
+        return "unreadable record", False
     values = {key: sorted({str(world.get(key)) for world in worlds}) for key in keys}
-    return ", ".join(f"{key} {' | '.join(found)}" for key, found in values.items() if len(found) > 1)
+    differing = {key: found for key, found in values.items() if len(found) > 1}
+    return ", ".join(f"{key} {' | '.join(found)}" for key, found in differing.items()), differing.keys() <= OWN
 
 
 def _grounds(rows: Iterable[tuple[int, str, bool]]) -> pl.DataFrame:

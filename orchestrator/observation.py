@@ -122,7 +122,11 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class BootFacts:
-    """What an arm's engines are: stored with the arm's trials."""
+    """What an arm's engines are: stored with the arm's trials.
+
+    software: versions, which must be the same wherever rows are compared; engine: what the engine's arguments came to,
+    and how long its boot took by phase.
+    """
 
     boot_id: str
     boot_s: float
@@ -135,6 +139,7 @@ class BootFacts:
     weights: str
     placement: Mapping[str, Any]
     software: Mapping[str, Any]
+    engine: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Deployment(Protocol):

@@ -7,6 +7,7 @@ An arm that does not fit even alone is left out of its block and comes back as s
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -87,33 +88,50 @@ class Plan:
 def plan(repeats: Iterable[Repeat], gpu: GpuKind) -> Plan:
     """Group `repeats` into blocks for GPUs of kind `gpu`. Raises ModelError for a model that is not known."""
     usable = int(gpu.memory_bytes * USABLE_SHARE)
-    groups: dict[str, list[Repeat]] = defaultdict(list)
-    for repeat in repeats:
-        groups[_boot_key(repeat)].append(repeat)
+    all_repeats = tuple(repeats)
+    setups = _setups(all_repeats)
+    groups: dict[tuple[Any, ...], list[Repeat]] = defaultdict(list)
+    for repeat in all_repeats:
+        cell = repeat.cell
+        decode = cell.workload.kind == "decode"
+        setup = setups[id(repeat.arms), id(repeat.engine_args)]
+        groups[setup, repeat.backend, cell.gpu_kind, cell.model, decode, repeat.number].append(repeat)
     blocks: list[Block] = []
     skips: list[Skip] = []
-    for group in groups.values():
-        made, left_out = _blocks_of(group, load_model(group[0].cell.model), usable)
+    known: dict[tuple[Any, ...], dict[str, int]] = {}  # cells come again in every repeat number
+    for key, group in groups.items():
+        model = load_model(group[0].cell.model)
+        needs = {}
+        for repeat in group:
+            same = (*key[:-1], repeat.cell)
+            if same not in known:
+                known[same] = {arm.name: _arm_bytes(arm, [repeat.cell], model, repeat) for arm in repeat.arms}
+            needs[repeat.repeat_id] = known[same]
+        made, left_out = _blocks_of(group, needs, model, usable)
         blocks += made
         skips += left_out
     return Plan(tuple(blocks), tuple(skips), usable)
 
 
-def _boot_key(repeat: Repeat) -> str:
-    """Repeats with the same key can share one set of boots."""
-    decode = repeat.cell.workload.kind == "decode"
-    cell = repeat.cell
-    return canonical_json(
-        [repeat.number, repeat.backend, cell.gpu_kind, cell.model, decode, repeat.engine_args, list(repeat.arms)]
-    )
+def _setups(repeats: Sequence[Repeat]) -> dict[tuple[int, int], str]:
+    """What engines are started with as canonical text, by the identity of the two objects that nearly all share."""
+    setups: dict[tuple[int, int], str] = {}
+    for repeat in repeats:
+        objects = (id(repeat.arms), id(repeat.engine_args))
+        if objects not in setups:
+            setups[objects] = canonical_json([repeat.engine_args, list(repeat.arms)])
+    return setups
 
 
-def _blocks_of(group: Sequence[Repeat], model: Architecture, usable: int) -> tuple[list[Block], list[Skip]]:
+def _blocks_of(
+    group: Sequence[Repeat], needs: Mapping[str, Mapping[str, int]], model: Architecture, usable: int
+) -> tuple[list[Block], list[Skip]]:
+    """Blocks of repeats that can share one set of boots. needs: bytes by arm of each repeat's cell alone."""
     together: list[Repeat] = []
     apart: list[Repeat] = []
     skips: list[Skip] = []
     for repeat in group:
-        need = {arm.name: _arm_bytes(arm, [repeat.cell], model, repeat) for arm in repeat.arms}
+        need = needs[repeat.repeat_id]
         too_large = [arm for arm in repeat.arms if need[arm.name] > usable]
         skips += [Skip(repeat, arm, _too_large(arm, repeat.cell, need[arm.name], usable)) for arm in too_large]
         if not too_large and sum(need.values()) <= usable:
@@ -121,25 +139,33 @@ def _blocks_of(group: Sequence[Repeat], model: Architecture, usable: int) -> tup
         elif len(too_large) < len(repeat.arms):
             apart.append(repeat)
     # Cells that fit one by one may not fit as one block, because each arm is sized for its own largest cell.
-    together.sort(key=lambda repeat: _footprint(repeat, model))
-    while together and _resident_bytes(together, model) > usable:
-        apart.append(together.pop())
+    together.sort(key=lambda repeat: sum(needs[repeat.repeat_id].values()))
+    # Every cell more can only raise the largest, so the longest sound beginning is found by halving.
+    fits = bisect_right(range(1, len(together) + 1), usable, key=lambda count: _resident_bytes(together[:count], model))
+    apart += reversed(together[fits:])
+    del together[fits:]
     order = {repeat.repeat_id: index for index, repeat in enumerate(group)}
     kinds: tuple[tuple[list[Repeat], Residency], ...] = ((together, "resident"), (apart, "alone"))
     blocks = [
-        _block(sorted(members, key=lambda repeat: order[repeat.repeat_id]), residency, model, usable)
+        _block(sorted(members, key=lambda repeat: order[repeat.repeat_id]), needs, residency, model, usable)
         for members, residency in kinds
         if members
     ]
     return blocks, skips
 
 
-def _block(repeats: Sequence[Repeat], residency: Residency, model: Architecture, usable: int) -> Block:
+def _block(
+    repeats: Sequence[Repeat],
+    needs: Mapping[str, Mapping[str, int]],
+    residency: Residency,
+    model: Architecture,
+    usable: int,
+) -> Block:
     first = repeats[0]
     sizing: dict[str, EngineSizing] = {}
     memory: dict[str, EngineMemory] = {}
     for arm in first.arms:
-        cells = [repeat.cell for repeat in repeats if _arm_bytes(arm, [repeat.cell], model, first) <= usable]
+        cells = [repeat.cell for repeat in repeats if needs[repeat.repeat_id][arm.name] <= usable]
         if cells:
             sizing[arm.name] = size_engine(arm, cells, model, first.engine_args, first.backend)
             memory[arm.name] = engine_memory(arm, sizing[arm.name], model, first.engine_args)
@@ -170,10 +196,6 @@ def expected_repeat_s(repeat: Repeat) -> float:
 def _arm_bytes(arm: Arm, cells: Sequence[Cell], model: Architecture, repeat: Repeat) -> int:
     sizing = size_engine(arm, cells, model, repeat.engine_args, repeat.backend)
     return arm.engines * engine_memory(arm, sizing, model, repeat.engine_args).total
-
-
-def _footprint(repeat: Repeat, model: Architecture) -> int:
-    return sum(_arm_bytes(arm, [repeat.cell], model, repeat) for arm in repeat.arms)
 
 
 def _resident_bytes(repeats: Sequence[Repeat], model: Architecture) -> int:

@@ -62,6 +62,7 @@ TRIALS_COLUMNS: Columns = {
     "weights": pl.String,  # dummy | random | checkpoint | none (simulated)
     "placement": pl.String,  # JSON: core sets by process, topology, niceness
     "software": pl.String,  # JSON: versions of vLLM, torch, CUDA, driver, this project
+    "engine": pl.String,  # JSON: what the engine arguments came to, and the boot by phase
     "spec_sha": pl.String,  # names the sweep file kept under specs/
 }
 TRIALS = pl.Schema(TRIALS_COLUMNS)

@@ -66,6 +66,7 @@ def trial_row(log: RepeatLog, trial: TrialLog, block: Block, context: BlockConte
         "weights": boot.weights if boot else None,
         "placement": json.dumps(boot.placement, sort_keys=True) if boot else None,
         "software": json.dumps(boot.software, sort_keys=True) if boot else None,
+        "engine": json.dumps(boot.engine, sort_keys=True) if boot else None,
         "spec_sha": context.spec_sha,
     }
 

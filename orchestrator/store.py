@@ -116,6 +116,11 @@ class ResultStore:
         self.objects.create(path, text.encode())
         return path
 
+    def spec_text(self, sweep: str, spec_sha: str) -> str | None:
+        """The sweep file that `write_spec` kept under this hash; None where there is none."""
+        path = f"{sweep_folder(SPECS, sweep)}/{spec_sha}.yaml"
+        return None if self.objects.stat(path) is None else self.objects.get(path).decode(errors="replace")
+
     def sweeps(self) -> list[str]:
         """Names of the sweeps that have commits, sorted."""
         return sorted(sweep_of(folder) for folder in self.objects.folders(COMMITS))

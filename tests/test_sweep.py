@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -156,18 +157,18 @@ def test_a_relative_store_lies_where_the_command_was_given(tmp_path, finished):
     assert ended.status == 0 and ended.answer == first.answer | {"store": str(tmp_path / "near")}
 
 
-def test_half_a_file_is_reported_and_its_repeat_measured_again(tmp_path, head: Head):
-    store, spec = tmp_path / "store", write_spec(tmp_path, **of_grid(prompt_tokens=[64]))
-    assert sweep(spec, "--store", store, environment=head.environment()).status == 0
+def test_half_a_file_is_reported_and_its_repeat_measured_again(tmp_path, head: Head, finished):
+    spec, store = finished[0], tmp_path / "store"
+    shutil.copytree(finished[1], store)
     torn = sorted(store.glob("windows/*/*.parquet"))[0]
     torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
     ended = sweep(spec, "--store", store, environment=head.environment())
     assert ended.status == 0, ended.err
-    assert ended.answer["ok"] == 6 and len(ended.measured) == 2
+    assert ended.answer["ok"] == TRIALS and len(ended.measured) == 2
     told = [line for line in ended.err.splitlines() if line.startswith("store: ")]
     assert len(told) == 2 and all(str(torn.relative_to(store)) in line for line in told)
     assert "to be measured again" in told[0] and "no readable Parquet footer" in told[1]
-    assert generations(store) == [1, 1, 1, 2]
+    assert generations(store) == [*[1] * REPEATS, 2]
 
 
 def test_a_failed_trial_is_tried_again_and_stays_a_failure_until_it_is_retried(tmp_path, head: Head):

@@ -163,7 +163,7 @@ class ClosedLoop:
 
 
 def first_lengths(load: Load) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Output lengths of the clients' first requests, shape (clients,): residual ones are uniform on 1..output_tokens."""
+    """Output lengths of the clients' first requests, shape (clients,); residual ones: uniform on 1..output_tokens."""
     if not load.residual:
         return np.full(load.clients, load.output_tokens, dtype=np.int64)
     generator = np.random.default_rng([load.seed, 1])
