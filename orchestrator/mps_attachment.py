@@ -21,6 +21,7 @@ from orchestrator.process import ProcessIdentity
 TOKEN_VARIABLE = "MPSCAPE_ENGINE_TOKEN"
 
 BY_CLIENT_LIST = "client-list+token"
+BY_PID = "client-list+pid"  # some engine was forked, so that /proc shows no token of its own
 BY_ENVIRONMENT = "no-daemon+token"
 
 
@@ -70,7 +71,7 @@ def prove(listed: Sequence[int], inside: Mapping[str, int], outside: Mapping[str
             sorted(pid for token, pid in present.items() if pid not in tokens and token not in tokens.values())
         ),
         should_be_detached=tuple(sorted(outside.values())),
-        method=BY_CLIENT_LIST,
+        method=BY_CLIENT_LIST if all(_token(pid) for pid in (*inside.values(), *outside.values())) else BY_PID,
     )
 
 

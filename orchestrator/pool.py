@@ -124,7 +124,9 @@ def run_blocks(blocks: Sequence[Block], cluster: Cluster, assignment_of: Assignm
         return
     first = blocks[0]
     wanted = hosts_wanted(cluster, first.backend, first.gpu_kind, len(blocks))
-    waiting: deque[tuple[Block, Mapping[str, int]]] = deque((b, {r.repeat_id: 0 for r in b.repeats}) for b in blocks)
+    # Several hosts end together when the longest blocks are not left for last; one host keeps the order of the plan.
+    ordered = sorted(blocks, key=lambda block: -block.expected_gpu_s) if wanted > 1 else blocks
+    waiting: deque[tuple[Block, Mapping[str, int]]] = deque((b, {r.repeat_id: 0 for r in b.repeats}) for b in ordered)
     hosts = _Hosts(first, cluster)
     running: dict[Any, _Task] = {}
     try:

@@ -68,33 +68,79 @@ class Head:
 
 @contextmanager
 def ray_head(
-    home: Path, *, cpus: int = 2, dashboard: bool = False, environment: Mapping[str, str] | None = None,
+    home: Path,
+    *,
+    cpus: int = 2,
+    dashboard: bool = False,
+    environment: Mapping[str, str] | None = None,
     cwd: Path = REPOSITORY,
-) -> Iterator[Head]:  # fmt: skip
+) -> Iterator[Head]:
     """`ray start --head` on ports and in a home of its own; ended by its mark: `ray stop` would end others too."""
-    mark = secrets.token_hex(8)
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # socket paths must be short
-    names = ["port", "dashboard-port", "ray-client-server-port", "metrics-export-port",
-             "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port"]  # fmt: skip
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
-    log = folder / "start.log"
-    command = [str(RAY), "start", "--head", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1",
-               f"--temp-dir={folder}", f"--num-cpus={cpus}", "--num-gpus=0", f"--object-store-memory={100 * 2**20}",
-               f"--include-dashboard={str(dashboard).lower()}",
-               *(f"--{name}={port}" for name, port in ports.items())]  # fmt: skip
-    base = clean_environment(HOME=str(home), **{MARK: mark, **(environment or {})})
-    head = Head(
-        f"127.0.0.1:{ports['port']}", f"http://127.0.0.1:{ports['dashboard-port']}" if dashboard else None, mark, home
+    names = (
+        "port",
+        "dashboard-port",
+        "ray-client-server-port",
+        "metrics-export-port",
+        "dashboard-agent-listen-port",
+        "dashboard-agent-grpc-port",
+        "runtime-env-agent-port",
     )
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    head = Head(
+        address=f"127.0.0.1:{ports['port']}",
+        dashboard=f"http://127.0.0.1:{ports['dashboard-port']}" if dashboard else None,
+        mark=secrets.token_hex(8),
+        home=home,
+    )
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # socket paths must be short
+    arguments = [
+        "--head",
+        f"--temp-dir={folder}",
+        f"--include-dashboard={str(dashboard).lower()}",
+        *(f"--{name}={port}" for name, port in ports.items()),
+    ]
+    changes = {"HOME": str(home), MARK: head.mark, **(environment or {})}
+    try:
+        with _ray_start(arguments, cpus, folder / "start.log", clean_environment(**changes), cwd, head.mark):
+            yield head
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def ray_node(head: Head, cpus: int) -> Iterator[str]:
+    """One more node of `head` on this machine; gives its mark."""
+    mark = f"{head.mark}-node"
+    arguments = [f"--address={head.address}"]
+    with _ray_start(arguments, cpus, head.home / "node.log", head.environment(**{MARK: mark}), REPOSITORY, mark):
+        yield mark
+
+
+@contextmanager
+def _ray_start(
+    arguments: Sequence[str], cpus: int, log: Path, environment: Mapping[str, str], cwd: Path, mark: str
+) -> Iterator[None]:
+    command = [
+        str(RAY),
+        "start",
+        "--block",
+        "--disable-usage-stats",
+        "--node-ip-address=127.0.0.1",
+        f"--num-cpus={cpus}",
+        "--num-gpus=0",
+        f"--object-store-memory={100 * 2**20}",
+        *arguments,
+    ]
     with log.open("wb") as sink:
-        process = subprocess.Popen(command, env=base, cwd=cwd, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, env=dict(environment), cwd=cwd, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL
+        )
     try:
         deadline = time.monotonic() + LIMIT_S
         while "--block" not in log.read_text(errors="replace"):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text(errors="replace")
             time.sleep(0.1)
-        yield head
+        yield
     finally:
         end_marked(mark)
         process.wait()
-        shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,29 @@ def sweep(*arguments: str | Path, environment: Mapping[str, str] | None = None, 
         capture_output=True, text=True, timeout=LIMIT_S, check=False,
     )  # fmt: skip
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def started(spec: Path, store: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command(spec, "--store", store), env=dict(environment), cwd=REPOSITORY, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def await_trials(process: subprocess.Popen[str], count: int) -> None:
+    """Read progress until `count` trials have been told of."""
+    assert process.stderr is not None
+    seen: list[str] = []
+    while sum(line.startswith("[") for line in seen) < count:
+        line = process.stderr.readline()
+        assert line, f"the sweep ended after {seen}"
+        seen.append(line)
 
 
 def commits(store: Path) -> dict[str, Commit]:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from orchestrator.process import ProcessIdentity, carrying, wait_gone
 from orchestrator.store import ResultStore
-from tests.ray_head import LIMIT_S, MARK, REPOSITORY, Head, clean_environment, end_marked
-from tests.small_sweep import REPEATS, TRIALS, assert_same_verdicts, command, commits, generations, sweep, write_spec
+from tests.ray_head import LIMIT_S, MARK, Head, clean_environment, end_marked
+from tests.small_sweep import (
+    REPEATS,
+    TRIALS,
+    assert_same_verdicts,
+    await_trials,
+    commits,
+    generations,
+    started,
+    sweep,
+    write_spec,
+)
 
 # Slow enough for a signal to arrive in the middle of a block: about a second of windows a repeat.
 SLOW = {"simulation": {"wall_s_per_window": 0.12}}
@@ -27,29 +35,6 @@ def undisturbed(tmp_path_factory, head: Head) -> Path:
     ended = sweep(write_spec(folder, **SLOW), "--store", folder / "store", environment=head.environment())
     assert ended.status == 0, ended.err
     return folder / "store"
-
-
-@contextmanager
-def started(spec: Path, store: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command(spec, "--store", store), env=dict(environment), cwd=REPOSITORY, text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def await_trials(process: subprocess.Popen[str], count: int) -> None:
-    """Read progress until `count` trials have been told of."""
-    assert process.stderr is not None
-    seen: list[str] = []
-    while sum(line.startswith("[") for line in seen) < count:
-        line = process.stderr.readline()
-        assert line, f"the sweep ended after {seen}"
-        seen.append(line)
 
 
 def attempts(store: Path) -> dict[str, str]:

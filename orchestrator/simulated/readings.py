@@ -112,9 +112,7 @@ def engine_facts(
     return tuple(facts)
 
 
-def gpu_facts(
-    run: Run, logs: Sequence[StepLog], window: Window, gpu: GpuKind, memory_used_bytes: int
-) -> GpuFacts:
+def gpu_facts(run: Run, logs: Sequence[StepLog], window: Window, gpu: GpuKind, memory_used_bytes: int) -> GpuFacts:
     """The counters over the window."""
     edges = np.array([window.from_s, window.until_s])
     shares = {name: float(values[0]) for name, values in _gpu_shares(run, logs, edges, gpu).items()}
@@ -152,9 +150,7 @@ def _gpu_shares(run: Run, logs: Sequence[StepLog], edges: Floats, gpu: GpuKind) 
     }
 
 
-def samples_frame(
-    run: Run, logs: Sequence[StepLog], requests: Requests, window: Window, gpu: GpuKind
-) -> pl.DataFrame:
+def samples_frame(run: Run, logs: Sequence[StepLog], requests: Requests, window: Window, gpu: GpuKind) -> pl.DataFrame:
     """Readings in the columns of records.SAMPLES without the ids: tokens a second by engine, GPU every half second."""
     times: list[int] = []
     sources: list[str] = []

@@ -129,10 +129,11 @@ class TimeSlices:
 
     def next_at(self, now: float, before: float = INFINITY) -> float:
         queue = self._queue
-        if self._running is None:
+        running = self._running
+        if running is None:
             if not queue:
                 return INFINITY
-            self._dispatch(now)
+            running = self._dispatch(now)
         while queue:
             turn_s = self._slice_ends_s
             if turn_s < now or turn_s < self._from_s:  # the slice ended while nobody else had work
@@ -142,8 +143,8 @@ class TimeSlices:
             if turn_s > before:  # a job may be started until then, which is how turns may change
                 return turn_s
             now = turn_s
-            queue.append((self._running, self._remaining_s - (now - self._from_s)))
-            self._dispatch(now)
+            queue.append((running, self._remaining_s - (now - self._from_s)))
+            running = self._dispatch(now)
         return self._from_s + self._remaining_s
 
     def event(self, now: float) -> Engine:
@@ -152,11 +153,12 @@ class TimeSlices:
         self._running = None
         return engine
 
-    def _dispatch(self, now: float) -> None:
+    def _dispatch(self, now: float) -> Engine:
         engine, self._remaining_s = self._queue.popleft()
         self._from_s = now if engine is self._holder or self._holder is None else now + self.switch_s
         self._slice_ends_s = self._from_s + self.slice_s
         self._running = self._holder = engine
+        return engine
 
 
 _end = itemgetter(0)

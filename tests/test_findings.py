@@ -1,0 +1,74 @@
+"""The committed findings are what the committed record says; thinning keeps what verdicts rest on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from dashboards.findings import main as write_findings
+from dashboards.findings import page
+from orchestrator.records import TABLES
+from orchestrator.store import ResultStore
+from orchestrator.thin import main as thin
+from orchestrator.verdicts import judge
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD = ROOT / "reference" / "h200"
+SPEEDS = ROOT / "reference" / "core-speeds-h200.parquet"
+
+
+def test_the_page_is_what_the_record_says():
+    made = page(ResultStore.open(str(RECORD), create=False), "reference/h200", SPEEDS) + "\n"
+    assert made == (ROOT / "docs" / "findings.md").read_text()
+
+
+def test_the_record_is_measured_whole_and_small():
+    store = ResultStore.open(str(RECORD), create=False)
+    trials, windows = store.read("trials"), store.read("windows")
+    assert store.faults == []
+    assert set(trials["backend"]) == {"vllm"}
+    assert windows.height > 0 and windows["certified"].all()
+    size = sum(path.stat().st_size for path in (ROOT / "reference").rglob("*") if path.is_file())
+    assert size < 12 * 2**20
+
+
+def test_attachment_is_in_every_certificate_of_the_record():
+    store = ResultStore.open(str(RECORD), create=False)
+    windows = store.read("windows").join(store.read("trials").select("trial_id", "sharing"), on="trial_id")
+    proof = windows.with_columns(
+        ok=pl.col("certificate").str.json_path_match("$.attachment.ok"),
+        saw=pl.col("certificate").str.json_path_match("$.attachment.saw"),
+    )
+    assert set(proof["ok"]) == {"true"}
+    inside = proof.filter(pl.col("sharing") == "mps")["saw"]
+    outside = proof.filter(pl.col("sharing") != "mps")["saw"]
+    assert inside.len() > 0 and inside.str.contains("are MPS clients").all() and not inside.str.contains("outside").any()
+    assert outside.len() > 0 and outside.str.contains("outside MPS").all()
+
+
+def test_thinning_keeps_all_but_requests(tmp_path, capsys):
+    assert thin([str(RECORD), str(tmp_path / "thin"), "--keep-every", "64"]) == 0
+    before, after = (ResultStore.open(str(path), create=False) for path in (RECORD, tmp_path / "thin"))
+    keys = {"trials": ["trial_id"], "windows": ["trial_id", "window_index"]}
+    for table, key in keys.items():
+        assert_frame_equal(before.read(table).sort(key), after.read(table).sort(key))
+    assert before.read("samples").height == after.read("samples").height
+    kept = after.read("requests")
+    expected = before.read("requests").filter(pl.col("client") % 64 == 0)
+    assert 0 < kept.height == expected.height < before.read("requests").height
+    verdicts = [judge(store.read("trials"), store.read("windows")).select("verdict") for store in (before, after)]
+    assert_frame_equal(*verdicts)
+    assert "repeats copied" in capsys.readouterr().out
+
+
+def test_no_store_is_said(tmp_path, capsys):
+    assert write_findings([str(tmp_path / "nowhere")]) == 2
+    assert "no store" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("table", sorted(TABLES))
+def test_every_table_reads(table):
+    assert ResultStore.open(str(RECORD), create=False).read(table).height > 0
