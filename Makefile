@@ -63,9 +63,10 @@ format: .venv/dev.stamp ## what ruff can put right
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: .venv/base.stamp ## rates of expansion, simulation, store and verdicts on this machine
+bench: .venv/base.stamp ## rates of expansion, simulation, clients, store and verdicts on this machine
 	$(BIN)/python -m benchmarks.expand
 	$(BIN)/python -m benchmarks.simulate
+	$(BIN)/python -m benchmarks.closed_loop
 	$(BIN)/python -m benchmarks.store_scan
 	$(BIN)/python -m benchmarks.judge
 

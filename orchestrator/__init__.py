@@ -5,5 +5,6 @@
       -> runner: windows interleaved over arms -> store: Parquet, written where the work ran
       -> verdicts: ratio, interval, reasons -> dashboards
 
-Nothing in this package imports vLLM or torch except `engine_main`, which runs in the engine's own process.
+Nothing in this package imports vLLM or torch except what runs in the engines' own processes: `nursery_main`,
+`engine_main` and `engine_probe`.
 """

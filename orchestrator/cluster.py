@@ -53,12 +53,11 @@ def connected(quiet: bool = True) -> Iterator[Cluster]:
     """Connect for the length of the block. Raises ClusterError when RAY_ADDRESS cannot be reached."""
     address = os.environ.get("RAY_ADDRESS")
     os.environ.update({key: os.environ.get(key, value) for key, value in RAYLET_ENVIRONMENT.items()})
-    if address and _token_available():
-        # Ray turns token authentication on by itself for a cluster that it starts or finds, never for an address that
-        # is named. A token does no harm at a cluster that asks for none.
+    # Ray turns token authentication on by itself for a cluster that it starts or finds, never for an address that is
+    # named, and looks at this variable as it is imported. It must say what the cluster says: with a token where none
+    # is wanted, this driver would refuse the workers.
+    if address and _asks_for_token(address):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if address:
-        _knock(address)
     import ray
 
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -100,11 +99,14 @@ def _survey(address: str | None) -> Cluster:
     )
 
 
-def _knock(address: str) -> None:
-    """Raises ClusterError where nobody answers at `host:port`: Ray itself would try for minutes."""
+def _asks_for_token(address: str) -> bool:
+    """Whether the head at `host:port` turns callers without a token away. False for other forms of an address.
+
+    Raises ClusterError, which Ray itself would do after half a minute, where nobody answers or no token is here.
+    """
     host, _, port = address.rpartition(":")
     if "/" in address or not port.isdigit():
-        return
+        return False
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_LIMIT_S).close()
     except OSError as error:
@@ -112,6 +114,27 @@ def _knock(address: str) -> None:
             f"cannot connect to Ray at {address}: {error}. Start a cluster there (`ray start --head`), correct "
             "RAY_ADDRESS, or unset it to run on this machine alone"
         ) from error
+    if not _unauthenticated(address):
+        return False
+    if not _token_available():
+        raise ClusterError(
+            f"the Ray cluster at {address} asks for a token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or copy "
+            "~/.ray/auth_token from where it was started; to run on this machine alone, unset RAY_ADDRESS"
+        )
+    return True
+
+
+def _unauthenticated(address: str) -> bool:
+    """Ask for the cluster's id, as every driver does first, without a token."""
+    import grpc  # type: ignore[import-untyped]
+
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")
+        try:
+            ask(b"", timeout=KNOCK_LIMIT_S)
+        except grpc.RpcError as error:
+            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
+    return False
 
 
 def _token_available() -> bool:

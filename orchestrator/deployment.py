@@ -197,6 +197,7 @@ def _facts(
 ENGINE_FACTS = (
     "model_runner",
     "step_hook",
+    "weights_filled",
     "async_scheduling",
     "cudagraph_mode",
     "max_capture_tokens",

@@ -20,6 +20,7 @@ import io
 import json
 import os
 import time
+import traceback
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -40,6 +41,7 @@ async def serve(orders: asyncio.StreamReader, answers: io.FileIO) -> None:
     try:
         engine, facts = await boot_engine(boot)
     except Exception as error:  # noqa: BLE001 - the boundary of a boot: the parent makes it a failed row
+        traceback.print_exc()  # into the log, whose tail goes with the row
         answer.say({"event": "failed", "reason": f"{type(error).__name__}: {error}"})
         return
     try:
@@ -67,8 +69,10 @@ async def boot_engine(boot: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         stat_loggers=[SchedulerLog],
     )
     core = (await engine.collective_rpc("mpscape_attach", args=(boot["counters_path"],)))[0]
+    filled = 0
     if boot["weights"] == "random":
-        await engine.collective_rpc("mpscape_fill_weights", args=(boot["engine_args"].get("seed", 0),))
+        seed = boot["engine_args"].get("seed", 0)
+        filled = (await engine.collective_rpc("mpscape_fill_weights", args=(seed,)))[0]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         raise RuntimeError("CUDA was initialised in the frontend: it would be a second context on the GPU")
     config = engine.vllm_config
@@ -80,6 +84,7 @@ async def boot_engine(boot: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         "worker_pid": core["pid"],
         "model_runner": core["model_runner"],
         "step_hook": core["hook"],
+        "weights_filled": filled,
         "mps_pipe_directory": os.environ.get("CUDA_MPS_PIPE_DIRECTORY"),
         "vllm": vllm.__version__,
         "torch": torch.__version__,
@@ -197,7 +202,8 @@ def token_bins(loop: ClosedLoop, start_ns: int, end_ns: int) -> list[int]:
 
 
 def requests_of(loop: ClosedLoop, start_ns: int, end_ns: int) -> pl.DataFrame:
-    """The requests that were alive at some time of the window, as they stand at its end."""
+    """The requests that were alive at some time of the window, as they stand when it is over: tokens that came since
+    its end are counted in the rows of those that still run."""
     rows = [
         (
             record.client,

@@ -98,6 +98,9 @@ def take_window(bench: Bench, order: WindowOrder) -> Observation:
         _sleep_until(end_ns)
         second = _edge(bench)
         answers = [engine.expect("window", STOP_LIMIT_S) for engine in engines]
+        # A frontend whose EngineCore died still answers, with failed requests; an idle engine says nothing at all.
+        for engine in bench.all_engines():
+            engine.raise_if_dead()
         attached = _weaker(attached, attachment(bench, order.arm))
     finally:
         _stop(bench, engines)

@@ -85,8 +85,8 @@ class GpuFacts:
 class Attachment:
     """Who was in the MPS daemon's client list at the window's edges.
 
-    expected: EngineCore pids of the arm's engines (empty outside MPS); attached: pids that the daemon named and that are
-    known to be ours; method: how it was proved (see mps_attachment), `simulated`, or `none`.
+    expected: EngineCore pids of the arm's engines (empty outside MPS); attached: pids that the daemon named and that
+    are known to be ours; method: how it was proved (see mps_attachment), `simulated`, or `none`.
     """
 
     expected: tuple[int, ...] = ()

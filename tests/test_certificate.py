@@ -291,3 +291,21 @@ def test_context_never_fails_a_window() -> None:
 def test_a_failure_is_one_line_with_its_numbers() -> None:
     certificate = certify(order(), with_engine(sound(), in_flight_mean=21.5), VLLM)
     assert certificate.failures == ("in_flight: engine 1 had 21.50 in flight for 32 clients",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "backend", "prompt_tokens", "completed", "ok"),
+    [
+        ("decode", "vllm", 0, 0, True),
+        ("decode", "vllm", 128, 0, False),  # a prompt was prefilled
+        ("decode", "vllm", 0, 1, False),  # a request ended: the next one's prefill began
+        ("decode", "simulated", 0, 9, True),
+        ("decode", "simulated", 128, 0, False),
+        ("mixed", "vllm", 128, 9, True),
+    ],
+)
+def test_a_decode_window_has_no_prefill(kind: Any, backend: Any, prompt_tokens: int, completed: int, ok: bool) -> None:
+    seen = replace(with_engine(sound(), requests_completed=completed), prompt_tokens=prompt_tokens)
+    seen = replace(seen, engines=(replace(seen.engines[0], requests_completed=0), *seen.engines[1:]))
+    found = certify(order(kind=kind), seen, replace(VLLM, backend=backend)).checks["decode_only"]
+    assert found["ok"] is ok

@@ -79,7 +79,7 @@ def test_a_job_runs_from_a_working_directory(tmp_path, job_head: Head, installed
         f"sys.argv = ['sweep', {str(spec)!r}, '--store', {str(store)!r}]; "
         "from orchestrator.sweep import main; sys.exit(main())"
     )
-    ended = submit(job_head, "--working-dir", ".", "--", sys.executable, "-c", f'"{code}"', cwd=REPOSITORY)
+    ended = submit(job_head, "--working-dir", ".", "--", sys.executable, "-c", code, cwd=REPOSITORY)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert answer_of(ended.stdout)["ok"] == 2
 
@@ -89,41 +89,52 @@ def test_a_cluster_that_knows_the_package_only_from_the_driver_s_folder(tmp_path
     assert ended.status == 0, ended.err
 
 
-def test_a_demand_that_can_never_be_met_fails_at_once(tmp_path):
-    with ray_head(tmp_path, cpus=0) as empty:
-        ended = sweep(write_spec(tmp_path), "--store", tmp_path / "store", environment=empty.environment())
-        assert ended.status == 3 and ended.out == ""
-        assert "a simulated host needs 1 CPU; there is the cluster at" in ended.err and "0 CPU(s), no GPU" in ended.err
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> Iterator[Head]:
+    """A head without CPUs, which notices soon that a node is gone."""
+    soon = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "2"}
+    with ray_head(tmp_path_factory.mktemp("home"), cpus=0, environment=soon) as running:
+        yield running
 
 
-def test_a_cluster_that_loses_its_last_node_gives_back_the_rest(tmp_path):
+def test_a_demand_that_can_never_be_met_fails_at_once(tmp_path, bare: Head):
+    ended = sweep(write_spec(tmp_path), "--store", tmp_path / "store", environment=bare.environment())
+    assert ended.status == 3 and ended.out == ""
+    assert "a simulated host needs 1 CPU; there is the cluster at" in ended.err and "0 CPU(s), no GPU" in ended.err
+
+
+def test_a_cluster_that_loses_its_last_node_gives_back_the_rest(tmp_path, bare: Head):
     spec, store = write_spec(tmp_path, simulation={"wall_s_per_window": 0.3}, repeats=1), tmp_path / "store"
-    with ray_head(tmp_path, cpus=0) as bare:
-        with ray_node(bare, cpus=1), started(spec, store, bare.environment()) as process:
-            await_trials(process, 2)
-            end_marked(f"{bare.mark}-node")
-            out, err = process.communicate(timeout=LIMIT_S)
-        assert process.returncode == 1, err
-        answer = json.loads(out.splitlines()[-1])
-        assert (answer["ok"], answer["failed"]) == (2, 2)
-        reasons = ResultStore.open(str(store), create=False).read("trials")["reason"].drop_nulls()
-        assert reasons.str.contains("no host is left: a simulated host needs 1 CPU; there is").all()
-    # On this machine alone the same command cannot undo it, but can try again.
-    again = sweep(spec, "--store", store)
-    assert (again.status, again.measured) == (1, [])
+    with ray_node(bare, cpus=1) as mark, started(spec, store, bare.environment()) as process:
+        await_trials(process, 2)
+        end_marked(mark)
+        out, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 1, err
+    answer = json.loads(out.splitlines()[-1])
+    assert (answer["ok"], answer["failed"]) == (2, 2)
+    reasons = ResultStore.open(str(store), create=False).read("trials")["reason"].drop_nulls()
+    assert reasons.str.contains("no host is left: a simulated host needs 1 CPU; there is").all()
 
 
-TOKENS = {"made by Ray": {}, "refused by the cluster": {"RAY_AUTH_MODE": "disabled"}}
+@pytest.fixture(scope="module")
+def quick_started(tmp_path_factory) -> tuple[Path, dict[str, object]]:
+    """The home of a user who has run a sweep on this machine alone, and what that said: Ray left a token there."""
+    home = tmp_path_factory.mktemp("home")
+    spec, environment = write_spec(home, **ONE_CELL), clean_environment(HOME=str(home))
+    ended = sweep(spec, "--store", home / "store", environment=environment)
+    assert ended.status == 0, ended.err
+    assert (home / ".ray" / "auth_token").is_file()
+    return home, ended.answer
 
 
-@pytest.mark.parametrize("environment", TOKENS.values(), ids=TOKENS)
-def test_a_quick_start_before_does_not_lock_the_user_out_of_a_cluster(tmp_path, environment):
-    """An embedded cluster leaves a token behind in the user's home; a cluster started after it may ask for it."""
-    alone = sweep(write_spec(tmp_path, **ONE_CELL), "--store", tmp_path / "alone",
-                  environment=clean_environment(HOME=str(tmp_path)))  # fmt: skip
-    assert alone.status == 0, alone.err
-    assert (tmp_path / ".ray" / "auth_token").is_file()
-    with ray_head(tmp_path, cpus=1, environment=environment) as after:
-        ended = sweep(write_spec(tmp_path, **ONE_CELL), "--store", tmp_path / "s", environment=after.environment())
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_a_cluster_after_a_quick_start(tmp_path, quick_started, mode):
+    home, answer = quick_started
+    spec, store = write_spec(tmp_path, **ONE_CELL), tmp_path / "store"
+    with ray_head(home, cpus=1, environment={"RAY_AUTH_MODE": mode}) as running:
+        ended = sweep(spec, "--store", store, environment=running.environment())
         assert ended.status == 0, ended.err
-        assert ended.answer == alone.answer | {"store": str(tmp_path / "s")}
+        assert ended.answer == answer | {"store": str(store)}
+        if mode == "token":
+            ended = sweep(spec, "--store", tmp_path / "s", environment=running.environment(HOME=str(tmp_path)))
+            assert ended.status == 3 and "asks for a token: set RAY_AUTH_TOKEN" in ended.err

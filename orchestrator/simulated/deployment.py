@@ -96,22 +96,21 @@ class SimulatedDeployment:
             failure.strike(f"at its window {number}")
         boot = self._boots[order.arm.name]
         gain = float(self.options.planted_gain.get(order.arm.name, 1.0))
-        until_s = (order.warmup_s + order.window_s) * gain
-        run = self._run(order, boot, gain, until_s)
+        run = self._run(order, boot, gain)
         window = Window(
-            from_s=order.warmup_s * gain,
-            until_s=until_s,
+            from_s=run.until_s - order.window_s * gain,
+            until_s=run.until_s,
             scale=1.0 / gain,
             origin_ns=round(self.now_s * 1e9),
             engines=order.arm.engines,
             prompt_tokens=order.workload.prompt_tokens,
         )
         observation = self._observe(order, boot, run, window)
-        self.now_s += order.warmup_s + order.window_s + value("handover")
+        self.now_s += observation.warmup_s + order.window_s + value("handover")
         time.sleep(max(0.0, self.options.wall_s_per_window - (time.monotonic() - began)))
         return observation
 
-    def _run(self, order: WindowOrder, boot: Boot, gain: float, until_s: float) -> Run:
+    def _run(self, order: WindowOrder, boot: Boot, gain: float) -> Run:
         """Load the arm's engines and run them; with a planted gain, one engine of the whole concurrency instead."""
         planted = self.options.planted
         arm, work = order.arm, order.workload
@@ -130,7 +129,8 @@ class SimulatedDeployment:
                 client, 0, length, start_s * gain, start_s * gain + boot.host.frontend_request_s
             )
         sharing = Alone() if count == 1 else TimeSlices() if arm.sharing == "timesliced" else SideBySide()
-        return simulate(engines, sharing, PowerCap(self.gpu, enabled=not planted), until_s)
+        until_s, window_s = (order.warmup_s + order.window_s) * gain, order.window_s * gain
+        return simulate(engines, sharing, PowerCap(self.gpu, enabled=not planted), until_s, window_s)
 
     def _first_requests(self, order: WindowOrder, rng: np.random.Generator) -> tuple[list[float], list[int]]:
         """Starts and lengths of the clients' first requests: out of step from the beginning, as after long running.
@@ -151,9 +151,9 @@ class SimulatedDeployment:
         requests = Requests.of(run, window)
         logs = [readings.StepLog.of(engine) for engine in run.engines]
         return Observation(
-            start_ns=window.origin_ns + round(order.warmup_s * 1e9),
+            start_ns=window.origin_ns + round(window.from_s * window.scale * 1e9),
             duration_s=order.window_s,
-            warmup_s=order.warmup_s,
+            warmup_s=window.from_s * window.scale,
             output_tokens=int(tokens_by_second(requests, window).sum()),
             prompt_tokens=prompt_tokens(requests, window),
             requests=requests_frame(requests, window),

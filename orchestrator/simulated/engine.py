@@ -110,6 +110,14 @@ class Engine:
         self.requests.append(request)
         heappush(self._arrivals, (arrives_s, len(self.requests), request))
 
+    def ramped_s(self) -> float:
+        """When the last of the clients had its first token; infinity while one still waits for it."""
+        first_steps = [request.first_step for request in self.requests if request.sequence == 0]
+        if not first_steps:
+            return 0.0
+        last = max(first_steps)
+        return self.delivered_s[last] if min(first_steps) >= 0 and last < len(self.delivered_s) else INFINITY
+
     def host_event(self, now: float) -> Job | None:
         """EngineCore's thread has come to a point: a step is ready for the GPU, or it is free to form the next one.
 

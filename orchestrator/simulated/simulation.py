@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.simulated.engine import Engine
+from orchestrator.errors import WindowError
+from orchestrator.simulated.engine import INFINITY, Engine
 from orchestrator.simulated.power import PowerCap
 from orchestrator.simulated.sharing import Sharing
+
+# As long as real clients may wait for their first tokens.
+RAMP_LIMIT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +28,14 @@ class Run:
     until_s: float
 
 
-def simulate(engines: Sequence[Engine], sharing: Sharing, power: PowerCap, until_s: float) -> Run:
-    """Run `engines`, whose first requests have been sent, from time 0 to `until_s`."""
+def simulate(
+    engines: Sequence[Engine], sharing: Sharing, power: PowerCap, until_s: float, window_s: float | None = None
+) -> Run:
+    """Run `engines`, whose first requests have been sent, from time 0 to `until_s`.
+
+    window_s: where given, the run goes on until that long after every client had its first token, as with real engines.
+    Raises WindowError where a client still waits for it after RAMP_LIMIT_S.
+    """
     busy: list[tuple[float, float]] = []
     busy_from = now = 0.0
     on_gpu = 0
@@ -37,9 +47,14 @@ def simulate(engines: Sequence[Engine], sharing: Sharing, power: PowerCap, until
             if engine.host_at < host_s:
                 host_s, actor = engine.host_at, engine
         done_s = sharing.next_at(now, host_s)
-        if host_s < done_s:
-            if host_s >= until_s:
+        if min(host_s, done_s) >= until_s:
+            if window_s is None or (ends_s := max(engine.ramped_s() for engine in engines) + window_s) <= until_s:
                 break
+            if ends_s == INFINITY and until_s > RAMP_LIMIT_S + window_s:
+                raise WindowError(f"after {RAMP_LIMIT_S:.0f} virtual seconds a client still had no token")
+            until_s = min(ends_s, until_s + window_s)
+            continue
+        if host_s < done_s:
             now = host_s
             job = actor.host_event(now)
             if job is not None:
@@ -48,8 +63,6 @@ def simulate(engines: Sequence[Engine], sharing: Sharing, power: PowerCap, until
                     busy_from = now
                 on_gpu += 1
             continue
-        if done_s >= until_s:
-            break
         now = done_s
         engine = sharing.event(now)
         if power.add(engine.steps[len(engine.gpu_done_s)].cost, now):
