@@ -34,7 +34,8 @@ CELL = ("sweep", "backend", "gpu_kind", "model", "kind", "prompt_tokens", "outpu
 
 
 def numbered(trials: pl.DataFrame) -> pl.DataFrame:
-    """`trials` with `cell_id`, and with `residency` and `boot_id` filled where an arm never came up.
+    """`trials` with numbers for cells (`cell_id`) and trials (`trial`: numbers join faster than texts), and with
+    `residency` and `boot_id` filled where an arm never came up.
 
     A cell is judged by residency apart: windows of engines that are alone and of resident ones are not one population.
     """
@@ -46,6 +47,7 @@ def numbered(trials: pl.DataFrame) -> pl.DataFrame:
             boot_id=pl.coalesce("boot_id", pl.format("{}/{}", "repeat_id", "arm")),
         )
         .sort("cell_id", "repeat", "repeat_id", "arm")
+        .with_row_index("trial")
     )
 
 
@@ -84,7 +86,7 @@ def pairs(trials: pl.DataFrame) -> pl.DataFrame:
 
 def sides(trials: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
     """One row a pair and repeat: both trials of the repeat, nulls on a side whose arm is not in it."""
-    kept = ["trial_id", "boot_id", "outcome", "gpu_uuid"]
+    kept = ["trial_id", "trial", "boot_id", "outcome", "gpu_uuid"]
     candidate = trials.select("cell_id", "repeat_id", "arm", *kept)
     baseline = candidate.rename({"arm": "baseline"} | {name: f"base_{name}" for name in kept})
     repeats = trials.select("cell_id", "repeat_id", "residency").unique()
@@ -100,7 +102,8 @@ def log_windows(trials: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
 
     `throughput` counts output tokens a second, and prompt tokens for `prefill`, whose requests have one output token.
     """
-    ok = trials.filter(outcome="ok").select("trial_id", "attempt_id", "cell_id", "arm", "boot_id", "kind", "repeat_id")
+    kept = ["trial_id", "attempt_id", "trial", "cell_id", "arm", "boot_id", "kind"]
+    ok = trials.filter(outcome="ok").select(kept)
     rate = pl.when(pl.col("kind") == "prefill").then("prompt_tokens").otherwise("output_tokens") / pl.col("duration_s")
     metrics = {"throughput": rate} | {metric: pl.col(column) for metric, column in LATENCIES.items()}
     needed = ["trial_id", "attempt_id", "round_index", "order_index", "previous_arm", "certified"]
@@ -108,7 +111,7 @@ def log_windows(trials: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
         windows.select(*needed, "output_tokens", "prompt_tokens", "duration_s", *LATENCIES.values())
         .join(ok, on=["trial_id", "attempt_id"])
         .select(
-            *needed[:1], "repeat_id", "cell_id", "arm", "boot_id", *needed[2:5],
+            "trial", "cell_id", "arm", "boot_id", *needed[2:5],
             pl.col("certified").fill_null(False),
             **{name: pl.when((value > 0) & value.is_finite()).then(value.log()) for name, value in metrics.items()},
         )
@@ -120,13 +123,13 @@ def rounds(logs: pl.DataFrame, sides: pl.DataFrame) -> pl.DataFrame:
 
     A window that is not certified takes its whole round with it, for the pairs that its arm is in.
     """
-    by_round = logs.group_by("trial_id", "round_index").agg(pl.col("certified").all(), pl.col(METRICS).mean())
+    by_round = logs.group_by("trial", "round_index").agg(pl.col("certified").all(), pl.col(METRICS).mean())
     sound = by_round.filter("certified").drop("certified")
-    base = sound.rename({"trial_id": "base_trial_id"} | {metric: f"base_{metric}" for metric in METRICS})
+    base = sound.rename({"trial": "base_trial"} | {metric: f"base_{metric}" for metric in METRICS})
     return (
         sides.filter(residency="resident")
-        .join(sound, on="trial_id")
-        .join(base, on=["base_trial_id", "round_index"])
+        .join(sound, on="trial")
+        .join(base, on=["base_trial", "round_index"])
         .with_columns(pl.col(metric) - pl.col(f"base_{metric}") for metric in METRICS)
     )
 
@@ -139,25 +142,28 @@ def boot_contrasts(logs: pl.DataFrame, sides: pl.DataFrame, rounds: pl.DataFrame
     Repeats that shared the baseline's boot are one boot.
     """
     key = ["pair_id", "repeat_id", "base_boot_id", "boot_id"]
-    sound = logs.filter("certified").select("trial_id", *METRICS)
     alone = sides.filter(residency="alone")
+    involved = pl.concat([alone.select("trial"), alone.select(trial="base_trial")]).unique()
+    sound = logs.filter("certified").join(involved, on="trial", how="semi")
     tables = []
+    resident = rounds.group_by(key).agg(
+        expression.alias(f"{name} {metric}")
+        for metric in METRICS
+        for name, expression in _paired(pl.col(metric), pl.col(f"base_{metric}")).items()
+    )
     for metric in METRICS:
-        value, base = pl.col(metric), pl.col(f"base_{metric}")
+        value = pl.col(metric)
         tables.append(
-            rounds.filter(value.is_not_null())
-            .group_by(key)
-            .agg(contrast=value.mean(), base=base.mean(), windows=pl.len(), noise=value.var() / pl.len(),
-                 noise_df=pl.len() - 1, metric=pl.lit(metric))
-        )  # fmt: skip
+            resident.filter(pl.col(f"windows {metric}") > 0).select(
+                *key, *(pl.col(f"{name} {metric}").alias(name) for name in _PAIRED), metric=pl.lit(metric)
+            )
+        )
         arm = (
-            sound.drop_nulls(metric)
-            .group_by("trial_id")
-            .agg(mean=value.mean(), noise=value.var() / pl.len(), n=pl.len())
+            sound.drop_nulls(metric).group_by("trial").agg(mean=value.mean(), noise=value.var() / pl.len(), n=pl.len())
         )
         tables.append(
-            alone.join(arm, on="trial_id")
-            .join(arm, left_on="base_trial_id", right_on="trial_id", suffix="_base")
+            alone.join(arm, on="trial")
+            .join(arm, left_on="base_trial", right_on="trial", suffix="_base")
             .select(*key, contrast=pl.col("mean") - pl.col("mean_base"), base="mean_base",
                     windows=pl.min_horizontal("n", "n_base"), noise=pl.col("noise") + pl.col("noise_base"),
                     noise_df=pl.min_horizontal("n", "n_base") - 1, metric=pl.lit(metric))
@@ -170,6 +176,16 @@ def boot_contrasts(logs: pl.DataFrame, sides: pl.DataFrame, rounds: pl.DataFrame
         noise=pl.col("noise").mean() / pl.len(),
         candidate_boots=pl.col("boot_id").unique(),
     )
+
+
+_PAIRED = ("contrast", "base", "windows", "noise", "noise_df")
+
+
+def _paired(value: pl.Expr, base: pl.Expr) -> dict[str, pl.Expr]:
+    """What the rounds of one boot say, by the names of _PAIRED. value: log ratios, null in rounds that do not count."""
+    counted = value.count()
+    summed = (value.mean(), base.filter(value.is_not_null()).mean(), counted, value.var() / counted, counted - 1)
+    return dict(zip(_PAIRED, summed, strict=True))
 
 
 def intervals(contrasts: pl.DataFrame, planned_boots: int | None = None) -> pl.DataFrame:

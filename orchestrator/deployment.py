@@ -124,7 +124,10 @@ def _boot(
                 cores=cores_of(placed, index),
                 folder=folder,
             )
-            engines.setdefault(arm.name, []).append(stack.enter_context(engine_process(launch, guard, births)))
+            engine = stack.enter_context(engine_process(launch, guard, births))
+            engines.setdefault(arm.name, []).append(engine)
+    for engine in (engine for group in engines.values() for engine in group):
+        stack.callback(engine.dismiss)  # all before the first is waited for: they go down in the time of one
     deadline = time.monotonic() + BOOT_LIMIT_S
     for engine in (engine for group in engines.values() for engine in group):
         engine.wait_ready(max(1.0, deadline - time.monotonic()))

@@ -101,6 +101,12 @@ class Engine:
         except BrokenPipeError as error:
             raise self._crashed("it closed its orders") from error
 
+    def dismiss(self) -> None:
+        """End its orders: an orderly shutdown begins, which nobody waits for here."""
+        if self.orders_fd >= 0:
+            os.close(self.orders_fd)
+            self.orders_fd = -1
+
     def expect(self, event: str, limit_s: float) -> tuple[dict[str, Any], bytes]:
         """The next answer, which must be `event`. Raises EngineCrashed on death, another answer or silence."""
         answer, payload = self._read(event, limit_s)
@@ -177,6 +183,7 @@ def engine_process(launch: Launch, guard: Guardian, births: Nursery) -> Iterator
     orders_read, orders_write = os.pipe()
     answers_read, answers_write = os.pipe()
     environment = {**launch.environment, **THREAD_LIMITS, **guard.environment()}
+    engine: Engine | None = None
     try:
         try:
             child = births.engine(environment, launch.log, orders_read, answers_write)
@@ -196,8 +203,7 @@ def engine_process(launch: Launch, guard: Guardian, births: Nursery) -> Iterator
         try:
             yield engine
         finally:
-            os.close(orders_write)  # the end of its orders: an orderly shutdown, before any signal
-            orders_write = -1
+            engine.dismiss()  # before any signal
             child.wait(STOP_GRACE_S)
             child.stop(STOP_GRACE_S)
             if survivors := end(engine.family, STOP_GRACE_S):
@@ -205,8 +211,10 @@ def engine_process(launch: Launch, guard: Guardian, births: Nursery) -> Iterator
                 raise MeasurementError(f"processes {pids} of {launch.name} survive SIGKILL; log: {launch.log}")
             guard.remove(child.identity)
     finally:
-        if orders_write >= 0:
+        if engine is None:
             os.close(orders_write)
+        else:
+            engine.dismiss()
         os.close(answers_read)
 
 

@@ -76,6 +76,10 @@ def engines(
         for engine in engines.values():
             engine.wait_ready(BOOT_LIMIT_S)
         yield engines
+        for engine in engines.values():
+            engine.dismiss()
+    for engine in engines.values():
+        assert not wait_gone({engine.child.identity, *engine.family}, 0)
 
 
 def test_an_engine_says_what_it_is(engines: dict[str, Engine], vllm_cpu: str) -> None:
