@@ -63,12 +63,8 @@ format: .venv/dev.stamp ## what ruff can put right
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: .venv/base.stamp ## rates of expansion, simulation, clients, store and verdicts on this machine
-	$(BIN)/python -m benchmarks.expand
-	$(BIN)/python -m benchmarks.simulate
-	$(BIN)/python -m benchmarks.closed_loop
-	$(BIN)/python -m benchmarks.store_scan
-	$(BIN)/python -m benchmarks.judge
+bench: .venv/base.stamp ## rates of expansion, planning, simulation, clients, store and verdicts on this machine
+	$(BIN)/python -m benchmarks.all
 
 clean: ## environments and caches; results stay
 	rm -rf .venv .venv-engine .mypy_cache .ruff_cache .pytest_cache build dist

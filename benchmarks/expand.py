@@ -5,14 +5,13 @@ Prints one line: trials a second, load and expansion included, and the machine t
 
 from __future__ import annotations
 
-import platform
 import sys
-import time
-from pathlib import Path
 
+from benchmarks.rate import Rate, machine, timed
 from orchestrator.expand import expand
-from orchestrator.spec import parse_spec
+from orchestrator.spec import SweepSpec, parse_spec
 
+TRIALS = 100_000
 SPEC = """\
 schema_version: 1
 name: expand-benchmark
@@ -34,30 +33,24 @@ repeats: 3
 """
 
 
+def spec_of(trials: int) -> SweepSpec:
+    """A sweep of at least `trials` trials: 4 models, 8 loads, 3 arms, 3 repeats, and as many contexts as it takes."""
+    prompts = -(-trials // (4 * 8 * 3 * 3))
+    return parse_spec(SPEC.format(prompts=", ".join(str(16 * n) for n in range(1, prompts + 1))))
+
+
+def rates(trials: int = TRIALS) -> list[Rate]:
+    spec, load_s, load_cpu_s = timed(lambda: spec_of(trials))
+    repeats, expand_s, expand_cpu_s = timed(lambda: expand(spec, "simulated"))
+    ids, ids_s, ids_cpu_s = timed(lambda: {repeat.trial_id(arm) for repeat in repeats for arm in repeat.arms})
+    note = f"load {load_s:.2f} s, expand {expand_s:.2f} s, ids {ids_s:.2f} s"
+    cpu_s = load_cpu_s + expand_cpu_s + ids_cpu_s
+    return [Rate("spec to trials with ids", len(ids), "trials", load_s + expand_s + ids_s, cpu_s, note)]
+
+
 def main() -> None:
-    wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    prompts = -(-wanted // (4 * 8 * 3 * 3))
-    started = time.perf_counter()
-    spec = parse_spec(SPEC.format(prompts=", ".join(str(16 * n) for n in range(1, prompts + 1))))
-    loaded = time.perf_counter()
-    repeats = expand(spec, "simulated")
-    expanded = time.perf_counter()
-    ids = {repeat.trial_id(arm) for repeat in repeats for arm in repeat.arms}
-    hashed = time.perf_counter()
-    print(
-        f"{len(ids):,} trials: load {loaded - started:.2f} s, expand {expanded - loaded:.2f} s, "
-        f"ids {hashed - expanded:.2f} s: {len(ids) / (hashed - started):,.0f} trials/s on {machine()}"
-    )
-
-
-def machine() -> str:
-    """Processor, its count, and the interpreter."""
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{len(names)} x {names[0] if names else platform.machine()}, Python {platform.python_version()}"
+    (rate,) = rates(int(sys.argv[1]) if len(sys.argv) > 1 else TRIALS)
+    print(f"{rate.amount:,.0f} trials: {rate.note}: {rate.per_s:,.0f} trials/s on {machine()}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast the simulated GPU is: windows and trials a second, and virtual seconds in one real second.
 
-    python benchmarks/simulate.py [--windows N] [--profile]
+    python -m benchmarks.simulate [--windows N] [--profile]
 
 One line a model and context, one core, without statistics and storage; the last line is the whole.
 """
@@ -12,6 +12,7 @@ import cProfile
 import pstats
 import time
 
+from benchmarks.rate import Rate, timed
 from orchestrator.gpus import KINDS
 from orchestrator.observation import WindowOrder
 from orchestrator.plan import Block, plan
@@ -66,6 +67,15 @@ def run(windows: int) -> None:
         f"{count / total_s:.0f} windows/s, {trials / total_s:.1f} trials/s of {windows} windows, "
         f"{count * (WARMUP_S + WINDOW_S) / total_s:.0f} virtual seconds a real second"
     )
+
+
+def rates(windows: int = 3) -> list[Rate]:
+    blocks = [block_of(model, context) for model in MODELS for context in CONTEXTS]
+    _, wall_s, cpu_s = timed(lambda: [measure(block, windows) for block in blocks])
+    count = windows * len(ARMS) * len(blocks)
+    virtual_s = count * (WARMUP_S + WINDOW_S)
+    note = f"at least {virtual_s / wall_s:,.0f} virtual seconds a second, one core"
+    return [Rate("simulated windows", count, "windows", wall_s, cpu_s, note)]
 
 
 def main() -> None:

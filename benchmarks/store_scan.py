@@ -25,6 +25,7 @@ import numpy as np
 import polars as pl
 import psutil
 
+from benchmarks.rate import Rate
 from orchestrator.records import WINDOWS
 from orchestrator.store import ResultStore
 
@@ -134,6 +135,21 @@ def report(results: dict[str, Any]) -> None:
             line += f"{results['repeats'] / seconds:14,.0f} repeats/s"
         print(line)
     print(json.dumps(results))
+
+
+def rates(repeats: int = 2_500, arms: int = 4, windows: int = 100, rounds: int = 3) -> list[Rate]:
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure(Path(folder), repeats, arms, windows, rounds)
+    median_s = results["median_s"]
+    found = [Rate("store: write, fsynced", repeats, "repeats", results["write_s"], float("nan"))]
+    for columns in ("all columns", "6 columns"):
+        floor_s = median_s[f"plain file, {columns}"]
+        for read in ("first read", "next read"):
+            seconds = median_s[f"store, {columns}, {read}"]
+            note = f"{seconds / floor_s:.1f} x one plain Parquet file with the same rows"
+            found.append(Rate(f"store: {columns}, {read}", results["rows"], "rows", seconds, float("nan"), note))
+    resume_s = median_s["resume: committed()"]
+    return [*found, Rate("store: what is done already", repeats, "repeats", resume_s, float("nan"))]
 
 
 def _seconds(read: Callable[[], object]) -> float:

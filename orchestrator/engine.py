@@ -234,7 +234,8 @@ def boot_reason(reason: str, log_tail: str) -> str:
         "MemoryError",
         "No available",
     )
+    consequences = ("EngineCore failed", "See root cause", "raise ")
     for line in reversed(log_tail.splitlines()):
-        if any(mark in line for mark in marks) and "EngineCore failed" not in line and "See root cause" not in line:
+        if any(mark in line for mark in marks) and not any(words in line for words in consequences):
             return line.split("] ", 1)[-1].strip()
     return reason

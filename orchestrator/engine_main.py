@@ -41,7 +41,7 @@ async def serve(orders: asyncio.StreamReader, answers: io.FileIO) -> None:
     try:
         engine, facts = await boot_engine(boot)
     except Exception as error:  # noqa: BLE001 - the boundary of a boot: the parent makes it a failed row
-        traceback.print_exc()  # into the log, whose tail goes with the row
+        traceback.print_exception(error, limit=-4, chain=False)  # into the log, whose tail goes with the row
         answer.say({"event": "failed", "reason": f"{type(error).__name__}: {error}"})
         return
     try:

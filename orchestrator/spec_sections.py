@@ -30,7 +30,7 @@ OWNED_ENGINE_ARGS: Mapping[str, str] = {
     "kv_cache_memory_bytes": "the plan sizes KV from the cells, so that it never binds",
     "num_gpu_blocks_override": "the plan sizes KV from the cells, so that it never binds",
     "enable_prefix_caching": "prompts are unique and prefix caching is off, or prefill would not be measured",
-    "kv_transfer_config": "the decode workload fills KV with it",
+    "kv_transfer_config": "no KV comes from or goes to another engine: it would be work beside what is measured",
     "tensor_parallel_size": "one engine uses one GPU",
     "pipeline_parallel_size": "one engine uses one GPU",
     "data_parallel_size": "the number of engines is the arm's",
