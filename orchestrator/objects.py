@@ -151,6 +151,11 @@ def local_folder(uri: str) -> Path | None:
     return Path(unquote(parts.path))
 
 
+def default_store(under_ray_job: bool) -> str:
+    """Where results go if nobody says: beside the caller, or in the home of a job, whose working directory vanishes."""
+    return str(Path.home() / "mpscape-results") if under_ray_job else "results"
+
+
 def absolute_store(uri: str, under_ray_job: bool) -> str:
     """`uri` in a form that means the same to every process.
 

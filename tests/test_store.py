@@ -20,7 +20,7 @@ from obstore.store import MemoryStore
 from orchestrator.commit import commit_path, data_path
 from orchestrator.errors import SchemaTooNew, StoreError
 from orchestrator.marker import MARKER
-from orchestrator.objects import Objects, absolute_store
+from orchestrator.objects import Objects, absolute_store, default_store
 from orchestrator.records import SCHEMA_VERSION, TABLES
 from orchestrator.store import ResultStore
 from orchestrator.trial import Outcome
@@ -485,3 +485,10 @@ def test_a_bucket_works_alike(bucket: ResultStore) -> None:
     backend.delete(data_path("windows", "s", "r2", "b1"))
     assert list(bucket.committed("s")) == ["r1"] and len(bucket.faults) == 2
     assert bucket.generations("s") == {"r1": 2, "r2": 1} and bucket.sweeps() == ["s"]
+
+
+def test_without_a_name_a_job_keeps_its_results_at_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_store(under_ray_job=False) == "results"
+    under_job = absolute_store(default_store(under_ray_job=True), under_ray_job=True)
+    assert under_job == str(tmp_path / "mpscape-results")
