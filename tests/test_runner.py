@@ -16,7 +16,7 @@ from orchestrator.observation import Attachment, BootFacts, EngineFacts, GpuFact
 from orchestrator.order import rounds
 from orchestrator.plan import Block, plan
 from orchestrator.records import REQUESTS, SAMPLES, TABLES
-from orchestrator.runner import LATENCIES_A_WINDOW, PILOT_SHARE, BlockContext, DoneRepeat, run_block
+from orchestrator.runner import LATENCIES_A_WARMUP, LATENCIES_A_WINDOW, PILOT_SHARE, BlockContext, DoneRepeat, run_block
 from orchestrator.store import ResultStore
 from orchestrator.trial import Arm, Cell, Measurement, Mps, Repeat, Single, TimeSliced, Workload
 
@@ -178,6 +178,10 @@ def test_pilots_make_windows_long_enough_for_the_slowest_arm(kind, slowest_token
     assert {order.window_s for order in pilots} == {4.0 * PILOT_SHARE}
     lengths = {order.window_s for order in script.orders if not order.pilot}
     assert [pytest.approx(window_s)] == list(lengths)
+    latency_s = window_s / LATENCIES_A_WINDOW if window_s > 4.0 else 0.0
+    warmups = {order.warmup_s for order in script.orders if not order.pilot}
+    assert [pytest.approx(max(2.0, LATENCIES_A_WARMUP * latency_s))] == list(warmups)
+    assert {order.warmup_s for order in pilots} == {2.0}
 
 
 def ragged(*noisy: str) -> Callable[[str, int], float]:

@@ -62,6 +62,21 @@ def test_tokens_are_conserved_between_requests_samples_and_window(work, arm):
     assert sum(engine.requests_completed for engine in seen.engines) == finished.height > 0
 
 
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
+def test_a_window_waits_until_every_client_had_its_first_token(arm):
+    # 48 prompts of 16,384 tokens are more than half a second of prefill
+    block = block_of(Workload("mixed", 16_384, 64), concurrency=48)
+    (seen,) = look(block, arm, window_s=2.0, warmup_s=0.5)
+    began_ns = seen.start_ns - round(seen.warmup_s * 1e9)
+    assert seen.warmup_s > 0.5 and seen.duration_s == 2.0
+    alive = seen.requests.filter(pl.col("sequence") == 0)
+    assert alive["first_token_ns"].null_count() == 0
+    assert alive["first_token_ns"].max() == pytest.approx(seen.start_ns, abs=2)
+    assert began_ns + round(seen.warmup_s * 1e9) == seen.start_ns
+    (patient,) = look(block_of(), arm, window_s=2.0, warmup_s=1.0)
+    assert patient.warmup_s == 1.0
+
+
 def test_request_rows_keep_the_rules_of_a_closed_loop():
     (seen,) = look(block_of(), MPS)
     rows = seen.requests

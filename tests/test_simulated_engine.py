@@ -2,6 +2,7 @@
 
 import pytest
 
+from orchestrator.errors import WindowError
 from orchestrator.gpus import KINDS
 from orchestrator.simulated.engine import EAGER, FULL_GRAPH, PIECEWISE_GRAPH, Engine
 from orchestrator.simulated.kernels import StepCosts
@@ -134,3 +135,12 @@ def test_the_frontend_delays_tokens_and_bounds_the_rate():
     delivered = [time_s for time_s in engine.delivered_s if time_s < 1.0]
     assert 0.9 * 1000 < sum(step.tokens for step in engine.steps[: len(delivered)]) <= 1000
     assert all(late >= done for late, done in zip(engine.delivered_s, engine.gpu_done_s, strict=True))
+
+
+def test_a_client_that_never_gets_a_token_is_an_error_and_not_a_wait():
+    # Eight slots, decodes that outlast any window, steps of five seconds: the ninth client waits for ever.
+    engine = engine_of(Workload("decode", 64, 10**6), HostCosts(5.0, 0, 0, 0, 0, 0, 0, 0), max_num_seqs=8)
+    for client in range(9):
+        engine.send(client, 0, 10**6, 0.0, 0.0)
+    with pytest.raises(WindowError, match="still had no token"):
+        simulate([engine], SideBySide(), PowerCap(H200, enabled=False), 10.0, 10.0)
