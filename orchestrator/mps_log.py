@@ -49,7 +49,7 @@ class MpsLogs:
 
     def tail(self) -> str:
         """The last lines of each."""
-        return "\n".join(f"--- {log.name}\n{tail(log, 15)}" for log in self._files())
+        return "\n".join(f"--- {log.name}\n{tail(log, 40)}" for log in self._files())
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("*.log"))

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """The way through, from the file to the verdicts. Ray is started only where something is left to measure."""
     spec = load_spec(options.spec or default_spec_path())
-    uri = absolute_store(options.store or default_store(in_ray_job()), under_ray_job=in_ray_job())
+    uri = absolute_store(options.store, under_ray_job=in_ray_job())
     if options.dry_run:
         return dry_run(spec, uri, options)
     store = ResultStore.open(uri, create=True)
@@ -141,7 +141,8 @@ def verdict_counts(store: ResultStore, sweep: str) -> dict[str, Any]:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.sweep", description=__doc__.splitlines()[0])
     parser.add_argument("spec", nargs="?", type=Path, help="sweep file (default: the quickstart sweep)")
-    parser.add_argument("--store", help="folder or bucket URI (default: results, under a Ray job ~/mpscape-results)")
+    where = "folder or bucket URI (default: results, under a Ray job ~/mpscape-results)"
+    parser.add_argument("--store", default=default_store(in_ray_job()), help=where)
     parser.add_argument("--backend", choices=["auto", "vllm", "vllm-cpu", "simulated"], default=None)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and end")
     parser.add_argument("--retry-failed", action="store_true", help="measure failed repeats anew")
