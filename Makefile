@@ -48,8 +48,12 @@ except MeasurementError as error:
 endef
 export FREE_GPU_HINT
 
+# Most of the time goes into waiting for Ray to start and stop, so three workers keep two cores busy; a file's tests share
+# their cluster and stay together, and the files with the longest tests must not be left for last.
+WORKERS := -n 3 --dist loadscope --no-loadscope-reorder
+
 test: .venv/dev.stamp ## the tests that need neither a GPU nor vLLM
-	$(BIN)/python -m pytest -rs -m "not engine" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -rs -m "not engine" $(WORKERS) $(PYTEST_ARGS)
 
 test-engine: .venv-engine/engine.stamp ## the real vLLM, its CPU build
 	MPSCAPE_REQUIRE_ENGINE=1 $(ENGINE_BIN)/python -m pytest -rs tests/engine $(PYTEST_ARGS)
