@@ -46,16 +46,32 @@ BOOT_LIMIT_S = 600.0
 class EngineDeployment:
     """Implements `observation.Deployment` over real engines."""
 
-    def __init__(self, bench: Bench, boots: Mapping[str, BootFacts], watchdog: Watchdog | None) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        boots: Mapping[str, BootFacts],
+        watchdog: Watchdog | None,
+        going: Mapping[str, ExitStack],
+    ) -> None:
         self.boots = boots
         self._bench = bench
         self._watchdog = watchdog
+        self._going = going
 
     def measure(self, order: WindowOrder) -> Observation:
         """Run one window; see `observation.Deployment`."""
         if self._watchdog:
             self._watchdog.raise_if_lost()
         return take_window(self._bench, order)
+
+    def keep_only(self, arm: str) -> None:
+        """End the engines of all other arms. Raises MeasurementError where one survives SIGKILL."""
+        leaving = [name for name in self._bench.engines if name != arm]
+        for engine in (engine for name in leaving for engine in self._bench.engines[name]):
+            engine.dismiss()  # all before the first is waited for: they go down in the time of one
+        for name in leaving:
+            self._going[name].close()
+        self._bench = self._bench.without(leaving)
 
 
 @contextmanager
@@ -76,13 +92,14 @@ def open_deployment(
         mps, watchdog = _mps(stack, arms, gpu, guard)
         sampler = stack.enter_context(GpuSampler(gpu.uuid)) if gpu else None
         began = time.monotonic()
-        engines = _boot(stack, block, arms, gpu, mps, topology, guard, births, folder)
+        going = {arm.name: stack.enter_context(ExitStack()) for arm in arms}
+        engines = _boot(stack, going, block, arms, gpu, mps, topology, guard, births, folder)
         boot_s = time.monotonic() - began
         placed = {arm.name: _place(arm, arms, topology, gpu) for arm in arms}
         stack.enter_context(_own_place([placed[arm.name] for arm in arms]))
         bench = Bench(engines, {arm.name: arm for arm in arms}, load_model(block.model), gpu, sampler, mps, placed)
         boots = {arm.name: _facts(block, arm, engines[arm.name], placed[arm.name], gpu, boot_s, worker) for arm in arms}
-        yield EngineDeployment(bench, boots, watchdog)
+        yield EngineDeployment(bench, boots, watchdog, going)
 
 
 def _mps(
@@ -97,6 +114,7 @@ def _mps(
 
 def _boot(
     stack: ExitStack,
+    going: Mapping[str, ExitStack],
     block: Block,
     arms: Sequence[Arm],
     gpu: Gpu | None,
@@ -106,7 +124,7 @@ def _boot(
     births: Nursery,
     folder: Path,
 ) -> dict[str, list[Engine]]:
-    """Start every engine, then wait for all: they boot in the time of one."""
+    """Start every engine, then wait for all: they boot in the time of one. going: by arm, what ends its engines."""
     model_folder = config_folder(block.model, folder / "model")
     engines: dict[str, list[Engine]] = {}
     for arm in arms:
@@ -120,11 +138,14 @@ def _boot(
                 token=token,
                 engine_args=engine_args(block, arm, model_folder, gpu),
                 weights=weights_of(block, arm),
-                environment=environment(arm, gpu.name if gpu else "cpu", _connection(arm, gpu, mps, token)),
+                environment={
+                    **environment(arm, gpu.name if gpu else "cpu", _connection(arm, gpu, mps, token)),
+                    "VLLM_RPC_BASE_PATH": str(folder),  # its sockets go with the logs
+                },
                 cores=cores_of(placed, index),
                 folder=folder,
             )
-            engine = stack.enter_context(engine_process(launch, guard, births))
+            engine = going[arm.name].enter_context(engine_process(launch, guard, births))
             engines.setdefault(arm.name, []).append(engine)
     for engine in (engine for group in engines.values() for engine in group):
         stack.callback(engine.dismiss)  # all before the first is waited for: they go down in the time of one

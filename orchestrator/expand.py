@@ -13,6 +13,7 @@ from typing import Any
 
 from orchestrator.errors import SpecError
 from orchestrator.gpus import KINDS
+from orchestrator.memory import request_tokens
 from orchestrator.points import cell_of, points
 from orchestrator.spec import LOAD_FORMATS, SweepSpec
 from orchestrator.trial import Arm, Backend, Cell, Repeat, canonical_json
@@ -34,12 +35,16 @@ def expand(spec: SweepSpec, backend: Backend, gpu_kind: str | None = None) -> tu
     engine_args = _engine_args(spec)
     arms = _arms(spec, engine_args)
     measurement = spec.measurement.measurement()
-    cells = _cells(spec, kind)
-    return tuple(
-        Repeat(backend, cell, arms, engine_args, measurement, number, spec.seed + number)
-        for number in range(spec.repeats)
-        for cell in cells
-    )
+    models = _cells(spec, kind)
+    repeats: list[Repeat] = []
+    for number in range(spec.repeats):
+        for cells in models:
+            shared = (arms, engine_args, measurement, number, spec.seed + number)
+            repeats += [Repeat(backend, cell, *shared) for cell in cells]
+            if spec.residency_check:
+                alone = spec.residency_check[number % len(spec.residency_check)]
+                repeats.append(Repeat(backend, max(cells, key=_length), *shared, alone))
+    return tuple(repeats)
 
 
 def _gpu_kind(spec: SweepSpec, backend: Backend, found: str | None) -> str:
@@ -53,13 +58,18 @@ def _gpu_kind(spec: SweepSpec, backend: Backend, found: str | None) -> str:
     return kind
 
 
-def _cells(spec: SweepSpec, gpu_kind: str) -> list[Cell]:
+def _length(cell: Cell) -> tuple[int, int]:
+    """Of a request, then the load: the largest cell of a model leaves least room for what residency could disturb."""
+    return request_tokens(cell), cell.concurrency
+
+
+def _cells(spec: SweepSpec, gpu_kind: str) -> list[list[Cell]]:
     """Cells by model in the order in which the models first appear."""
     by_model: dict[str, list[Cell]] = {}
     for point in points(spec.sweep, spec.workload):
         cell = cell_of(point.values, gpu_kind, spec.workload.seed)
         by_model.setdefault(cell.model, []).append(cell)
-    return [cell for cells in by_model.values() for cell in cells]
+    return list(by_model.values())
 
 
 def _engine_args(spec: SweepSpec) -> dict[str, Any]:
@@ -74,9 +84,12 @@ def _arms(spec: SweepSpec, engine_args: Mapping[str, Any]) -> tuple[Arm, ...]:
     """The baseline, then the others as they stand in the file. An override that changes nothing is dropped."""
     arms = []
     for name, section in spec.arms.items():
+        asked = dict(section.engine_args)
+        if section.weights is not None:
+            asked["load_format"] = LOAD_FORMATS[section.weights]
         changed = {
             key: value
-            for key, value in sorted(section.engine_args.items())
+            for key, value in sorted(asked.items())
             if key not in engine_args or canonical_json(engine_args[key]) != canonical_json(value)
         }
         arms.append(Arm(name, section.mode(), changed, section.cores_per_engine, section.pinned))

@@ -10,23 +10,29 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from orchestrator.account import Account
 from orchestrator.engine import THREAD_LIMITS
 from orchestrator.engine_settings import base_environment
 from orchestrator.errors import MeasurementError, StoreError
 from orchestrator.nursery import Nursery, nursery
 from orchestrator.observation import Deployment
 from orchestrator.plan import Block
-from orchestrator.runner import BlockContext, OpenDeployment, TrialSummary, run_block
+from orchestrator.runner import BlockContext, OpenDeployment, Pace, TrialSummary, run_block
 from orchestrator.store import ResultStore
 from orchestrator.trial import Arm, Backend
 
+NO_SECONDS = pl.Series("duration_s", [], pl.Float64)
 # Ray spells it so: the raylet ends a worker's whole process group with it.
 GROUP_CLEANUP = "RAY_process_group_cleanup_enabled"
 
@@ -60,6 +66,7 @@ class GpuHost:
         self._stack = contextlib.ExitStack()
         # vLLM is imported beside whatever else is still going on, before the first block wants an engine.
         self._births = None if backend == "simulated" else self._stack.enter_context(host_nursery())
+        self._pace = None if backend == "simulated" else Pace()
 
     def describe(self) -> dict[str, Any]:
         """What this actor found and put right."""
@@ -76,17 +83,23 @@ class GpuHost:
                 f"{assignment.store_uri} on {socket.gethostname()} is not the store that the driver opened: "
                 "on several nodes the store must be a shared folder or a bucket"
             )
-        for done in run_block(assignment.block, self._open_deployment(assignment.block), assignment.context):
+        block, sweep = assignment.block, assignment.context.sweep
+        account = Account(block.block_id, socket.gethostname(), "", time.time())
+        for done in run_block(block, self._open_deployment(account), assignment.context, self._pace):
+            account.windows_s += float(done.frames["windows"].get_column("duration_s", default=NO_SECONDS).sum())
             committed = store.write_repeat(
-                sweep=assignment.context.sweep,
+                sweep=sweep,
                 repeat_id=done.repeat.repeat_id,
                 attempt_id=done.attempt_id,
                 frames=done.frames,
                 generation=assignment.generations[done.repeat.repeat_id],
             )
             yield Receipt(done.repeat.repeat_id, committed, socket.gethostname(), done.summaries)
+        if block.backend != "simulated":
+            print(account.line(), file=sys.stderr)
+            account.keep(store, sweep)
 
-    def _open_deployment(self, block: Block) -> OpenDeployment:
+    def _open_deployment(self, account: Account) -> OpenDeployment:
         worker, births = self.worker, self._births
 
         def opened(block: Block, arms: Sequence[Arm]) -> AbstractContextManager[Deployment]:
@@ -98,7 +111,7 @@ class GpuHost:
 
             if births is None:
                 raise MeasurementError(f"this host was started for simulated work, not for {block.backend}")
-            return open_engines(block, arms, worker, births)
+            return account.held(open_engines(block, arms, worker, births))
 
         return opened
 

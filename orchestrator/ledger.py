@@ -48,7 +48,7 @@ class Ledger:
 
     @property
     def trials(self) -> int:
-        return sum(len(repeat.arms) for repeat in self.repeats)
+        return sum(len(repeat.measured) for repeat in self.repeats)
 
     def counts(self) -> Counter[str]:
         """Trials by outcome."""
@@ -86,7 +86,7 @@ class Ledger:
         for skip in skips:
             self.skips[skip.repeat.trial_id(skip.arm)] = skip.reason
         for repeat in {skip.repeat.repeat_id: skip.repeat for skip in skips}.values():
-            if all(repeat.trial_id(arm) in self.skips for arm in repeat.arms):
+            if all(repeat.trial_id(arm) in self.skips for arm in repeat.measured):
                 self._write(RepeatLog.start(repeat), _nowhere(repeat))
 
     def land(self, receipt: Receipt) -> None:

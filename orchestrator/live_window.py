@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,6 +64,11 @@ class Bench:
 
     def all_engines(self) -> list[Engine]:
         return [engine for group in self.engines.values() for engine in group]
+
+    def without(self, names: Collection[str]) -> Bench:
+        """What is left when the engines of some arms have gone."""
+        kept = {name: group for name, group in self.engines.items() if name not in names}
+        return replace(self, engines=kept, arms={name: self.arms[name] for name in kept})
 
     def others(self, arm: Arm) -> list[Engine]:
         return [engine for name, group in self.engines.items() if name != arm.name for engine in group]
@@ -148,7 +153,8 @@ def _weaker(first: Attachment, second: Attachment) -> Attachment:
 
 def _load(bench: Bench, order: WindowOrder, engines: Sequence[Engine], clients: Sequence[int]) -> None:
     work = order.workload
-    rate = bench.rates.get(_key(order), 0.0) / len(engines)
+    expected = order.concurrency / order.latency_s if order.latency_s else 0.0
+    rate = bench.rates.get(_key(order), expected) / len(engines)
     most = max(1, PROMPT_IDS_LIMIT // work.prompt_tokens)
     for index, engine in enumerate(engines):
         wanted = clients[index] * 3 + int(1.3 * rate * (order.warmup_s + order.window_s))

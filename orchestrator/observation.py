@@ -24,6 +24,7 @@ class WindowOrder:
     """Load `arm` with `concurrency` clients in all, warm up, then measure for `window_s` without draining.
 
     `seed` fixes prompts, residual lengths and stagger. `pilot` windows size the real ones and are not stored.
+    latency_s: of a request, where it is known: so many prompts are made beforehand.
     """
 
     arm: Arm
@@ -33,6 +34,7 @@ class WindowOrder:
     window_s: float
     seed: int
     pilot: bool = False
+    latency_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,4 +157,8 @@ class Deployment(Protocol):
 
         Raises EngineCrashed or MpsFault when the deployment is lost, WindowError when only the window is.
         """
+        ...
+
+    def keep_only(self, arm: str) -> None:
+        """End the engines of all other arms; `arm` goes on in the boot that it has."""
         ...

@@ -32,9 +32,10 @@ def print_plan(
         reasons[skip.reason].append(f"{skip.arm.name} r{skip.repeat.number}")
     for reason, who in reasons.items():
         console.print(f"skipped ({', '.join(who)}): {reason}", style="yellow", highlight=False)
-    trials = sum(len(block.arms) * len(block.repeats) for block in plan.blocks)
+    trials = sum(len(repeat.measured) for block in plan.blocks for repeat in block.repeats)
+    wanted = sum(len(repeat.measured) for repeat in repeats)
     console.print(
-        f"{sum(len(repeat.arms) for repeat in repeats)} trials in {len(repeats)} repeats; in the store already: {done} "
+        f"{wanted} trials in {len(repeats)} repeats; in the store already: {done} "
         f"repeats; to run: {trials} trials in {len(plan.blocks)} blocks; does not fit: {len(plan.skips)} trials",
         highlight=False,
     )
@@ -47,7 +48,7 @@ def _block_table(block: Block, usable_bytes: int) -> Table:
     peak = total if block.residency == "resident" else max(a.engines * block.memory[a.name].total for a in block.arms)
     cells = [
         f"{repeat.cell.workload.kind} {repeat.cell.workload.prompt_tokens}/{repeat.cell.workload.output_tokens} "
-        f"c={repeat.cell.concurrency}"
+        f"c={repeat.cell.concurrency}{f', {repeat.alone} alone' if repeat.alone else ''}"
         for repeat in block.repeats
     ]
     table = Table(
@@ -79,6 +80,6 @@ def _block_table(block: Block, usable_bytes: int) -> Table:
             *(f"{part / GIB:.2f}" for part in (memory.weights, memory.kv, memory.context)),
             f"{arm.engines * memory.total / GIB:.2f}",
             str(block.sizing[arm.name].max_model_len_tokens),
-            str(len(block.repeats)),
+            str(sum(arm in repeat.measured for repeat in block.repeats)),
         )
     return table

@@ -24,6 +24,7 @@ def trial_row(log: RepeatLog, trial: TrialLog, block: Block, context: BlockConte
     repeat, arm, boot = log.repeat, trial.arm, trial.boot
     work = repeat.cell.workload
     sizing = block.sizing.get(arm.name)
+    resident = block.residency == "resident" and repeat.alone is None
     return {
         "trial_id": trial.trial_id,
         "attempt_id": log.attempt_id,
@@ -50,8 +51,8 @@ def trial_row(log: RepeatLog, trial: TrialLog, block: Block, context: BlockConte
         "pinned": arm.pinned,
         "tie_margin": repeat.measurement.tie_margin,
         "measurement": canonical_json(repeat.measurement),
-        "residency": block.residency,
-        "resident_arms": [other.name for other in block.arms] if block.residency == "resident" else [arm.name],
+        "residency": "resident" if resident else "alone",
+        "resident_arms": [other.name for other in block.arms] if resident else [arm.name],
         "block_id": block.block_id,
         "boot_id": boot.boot_id if boot else None,
         "outcome": trial.outcome.value,

@@ -93,7 +93,7 @@ class RepeatLog:
 
     @classmethod
     def start(cls, repeat: Repeat) -> RepeatLog:
-        trials = {arm.name: TrialLog(arm, repeat.trial_id(arm)) for arm in repeat.arms}
+        trials = {arm.name: TrialLog(arm, repeat.trial_id(arm)) for arm in repeat.measured}
         return cls(repeat, secrets.token_hex(6), trials)
 
 
@@ -106,24 +106,57 @@ class BlockContext:
     skip_reasons: Mapping[str, str] = field(default_factory=dict)  # by trial_id, decided by the plan
 
 
-def run_block(block: Block, open_deployment: OpenDeployment, context: BlockContext) -> Iterator[DoneRepeat]:
+@dataclass(slots=True)
+class Pace:
+    """Request latencies that were seen, by what they depend on: what one boot showed need not be asked of the next.
+
+    Virtual time costs nothing, so simulated blocks keep none, and a sweep that was interrupted comes out as one that
+    was not.
+    """
+
+    latencies_s: dict[str, float] = field(default_factory=dict)
+
+    def known_s(self, repeat: Repeat, arms: Sequence[Arm]) -> float | None:
+        """Of the slowest of `arms`; None where one of them was not seen yet."""
+        seen = [self.latencies_s.get(self._key(repeat, arm)) for arm in arms]
+        return None if None in seen else max((latency for latency in seen if latency is not None), default=None)
+
+    def note(self, repeat: Repeat, arm: Arm, latency_s: float) -> None:
+        """The latest counts: the first look at a long cell is short of prefills and says too much."""
+        self.latencies_s[self._key(repeat, arm)] = latency_s
+
+    def _key(self, repeat: Repeat, arm: Arm) -> str:
+        return fingerprint([repeat.backend, repeat.cell, repeat.engine_args, arm])
+
+
+def run_block(
+    block: Block, open_deployment: OpenDeployment, context: BlockContext, pace: Pace | None = None
+) -> Iterator[DoneRepeat]:
     """Measure every repeat of `block`; yields each when its rows are complete.
 
+    pace: what earlier blocks on this host showed, and where this one notes what it sees; None: every repeat begins with
+    a look at each arm.
     Ends early, after yielding the repeat that failed, when the deployment is lost: what was not yielded is left to
     another attempt.
     """
     if block.residency == "resident":
-        yield from _run_resident(block, open_deployment, context)
+        yield from _run_resident(block, open_deployment, context, pace)
     else:
-        yield from _run_alone(block, open_deployment, context)
+        yield from _run_alone(block, open_deployment, context, pace)
 
 
-def _run_resident(block: Block, open_deployment: OpenDeployment, context: BlockContext) -> Iterator[DoneRepeat]:
-    waiting = [RepeatLog.start(repeat) for repeat in block.repeats]
+def _run_resident(
+    block: Block, open_deployment: OpenDeployment, context: BlockContext, pace: Pace | None
+) -> Iterator[DoneRepeat]:
+    """All arms side by side; where one is to be measured alone, last and in the same boot, the others go first."""
+    ordered = sorted(block.repeats, key=lambda repeat: repeat.alone is not None)
+    waiting = [RepeatLog.start(repeat) for repeat in ordered]
     try:
-        with open_deployment(block, block.arms) as deployment:
+        with open_deployment(block, block.arms if ordered[0].alone is None else ordered[0].measured) as deployment:
             while waiting:
-                measure(waiting[0], deployment, block.arms)
+                if (alone := waiting[0].repeat.alone) is not None:
+                    deployment.keep_only(alone)
+                measure(waiting[0], deployment, waiting[0].repeat.measured, pace)
                 yield finish(waiting.pop(0), block, context)
     except MeasurementError as error:
         if not waiting:  # everything was measured and handed over: only the teardown failed, which its owner reports
@@ -134,17 +167,20 @@ def _run_resident(block: Block, open_deployment: OpenDeployment, context: BlockC
         yield finish(waiting[0], block, context)
 
 
-def _run_alone(block: Block, open_deployment: OpenDeployment, context: BlockContext) -> Iterator[DoneRepeat]:
+def _run_alone(
+    block: Block, open_deployment: OpenDeployment, context: BlockContext, pace: Pace | None
+) -> Iterator[DoneRepeat]:
     """One arm after another; a lost deployment fails that arm's remaining trials and leaves the other arms alone."""
     logs = [RepeatLog.start(repeat) for repeat in block.repeats]
     for arm in block.arms:
-        waiting = [log for log in logs if log.trials[arm.name].trial_id not in context.skip_reasons]
+        concerned = [log for log in logs if arm.name in log.trials]
+        waiting = [log for log in concerned if log.trials[arm.name].trial_id not in context.skip_reasons]
         if not waiting:
             continue
         try:
             with open_deployment(block, [arm]) as deployment:
                 while waiting:
-                    measure(waiting[0], deployment, [arm])
+                    measure(waiting[0], deployment, [arm], pace)
                     waiting.pop(0)
         except MeasurementError as error:
             for log in waiting:
@@ -153,7 +189,7 @@ def _run_alone(block: Block, open_deployment: OpenDeployment, context: BlockCont
         yield finish(log, block, context)
 
 
-def measure(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm]) -> None:
+def measure(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm], pace: Pace | None = None) -> None:
     """Take windows of `arms`, round by round, until every contrast is narrow enough or the budget is spent.
 
     A WindowError fails its trial and the others go on; any other MeasurementError propagates: the deployment is lost.
@@ -162,7 +198,7 @@ def measure(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm]) -> None
     for arm in arms:
         log.trials[arm.name].boot = deployment.boots[arm.name]
         log.trials[arm.name].started_unix_s = time.time()
-    order = _sized_order(log, deployment, arms)
+    order = _sized_order(log, deployment, arms, pace)
     previous: str | None = None
     order_index = 0
     for round_index, arms_in_turn in enumerate(rounds(arms, repeat.seed)):
@@ -186,6 +222,8 @@ def measure(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm]) -> None
             row = window_row(
                 repeat, trial, deployment.boots[arm.name], seen, ordered, round_index, order_index, previous
             )
+            if pace is not None:
+                pace.note(repeat, arm, _latency_s(repeat, seen))
             trial.observations.append(seen)
             trial.rows.append(row)
             trial.log_rates.append(_log_rate(repeat, seen) if row["certified"] else None)
@@ -193,8 +231,9 @@ def measure(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm]) -> None
             order_index += 1
 
 
-def _sized_order(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm]) -> WindowOrder:
-    """Look at each arm once, briefly, so that warm-up and window are long enough for the slowest: the same for all.
+def _sized_order(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm], pace: Pace | None) -> WindowOrder:
+    """Warm-up and window, long enough for the slowest arm and the same for all. Where no earlier boot has shown how
+    slow that is, look at each arm once, briefly.
 
     The latency follows from Little's law (clients over completions a second), which needs no request to finish.
     """
@@ -208,8 +247,9 @@ def _sized_order(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm]) ->
         seed=0,
         pilot=True,
     )
-    longest_s = 0.0
-    for arm in arms:
+    known_s = pace.known_s(repeat, arms) if pace else None
+    longest_s = known_s or 0.0
+    for arm in arms if known_s is None else ():
         try:
             seen = deployment.measure(replace(order, arm=arm, seed=_seed(repeat, arm.name, -1)))
         except WindowError as error:
@@ -221,6 +261,7 @@ def _sized_order(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm]) ->
         warmup_s=max(look.warmup_s, LATENCIES_A_WARMUP * longest_s),
         window_s=max(look.window_s, LATENCIES_A_WINDOW * longest_s),
         pilot=False,
+        latency_s=longest_s or None,
     )
 
 
@@ -229,10 +270,10 @@ def _contrasts(log: RepeatLog, arms: Sequence[Arm]) -> dict[str, list[float]]:
 
     Only what a verdict will use: rounds in which both windows are certified, of candidates that did not fail.
     """
-    base = log.trials[log.repeat.baseline.name].log_rates
     if len(arms) == 1:
         rates = [rate for rate in log.trials[arms[0].name].log_rates if rate is not None]
         return {arms[0].name: rates}
+    base = log.trials[log.repeat.baseline.name].log_rates
     return {
         arm.name: [
             rate - reference

@@ -27,6 +27,7 @@ from orchestrator.spec_sections import (
     Section,
     SimulationSection,
     SweepSection,
+    Weights,
     WorkloadSection,
 )
 from orchestrator.yaml_lines import Fault, KeyPath, YamlFile, read_yaml
@@ -51,7 +52,7 @@ class SweepSpec(Section):
     """auto: vllm where the cluster has a GPU, else simulated."""
     gpu: Literal["A100", "H100", "H200", "any"]
     """The GPU kind; any: whatever the cluster has."""
-    weights: Literal["dummy", "random", "checkpoint"] = "dummy"
+    weights: Weights = "dummy"
     """dummy: vLLM's near-zero values; random: of the size that trained weights have; checkpoint: the published ones."""
     engine_args: EngineArgs = Field(default_factory=dict)
     """vLLM engine arguments of every arm, passed on as they are."""
@@ -63,6 +64,8 @@ class SweepSpec(Section):
     sweep: SweepSection
     repeats: Annotated[int, Field(ge=1, le=1000)] = 3
     """Sets of boots in which every cell is measured; a verdict needs three."""
+    residency_check: Annotated[tuple[Label, ...], Field(strict=False)] = ()
+    """Arms of which one, in turn over the repeats, is measured alone at the end of each set of boots."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the order in which arms take turns."""
     measurement: MeasurementSection = Field(default_factory=MeasurementSection)
@@ -143,7 +146,17 @@ def _sound(found: Mapping[str, Any], file: YamlFile) -> Sound:
     """What pydantic noted as sound, and the defaults of what is not in the file."""
     arms = file.value.get("arms")
     sections: dict[str, Any] = {"arm_names": tuple(arms) if isinstance(arms, dict) else ()}
-    for name in ("backend", "gpu", "baseline", "engine_args", "arms", "workload", "sweep", "simulation"):
+    for name in (
+        "backend",
+        "gpu",
+        "baseline",
+        "residency_check",
+        "engine_args",
+        "arms",
+        "workload",
+        "sweep",
+        "simulation",
+    ):
         field = SweepSpec.model_fields[name]
         absent = name not in file.value and not field.is_required()
         sections[name] = field.get_default(call_default_factory=True) if absent else found.get(name)

@@ -6,7 +6,7 @@ Each check looks only at sections that are sound in themselves, so that one run 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from orchestrator.errors import ModelError
@@ -43,11 +43,17 @@ class Sound:
     backend: str | None = None
     gpu: str | None = None
     baseline: str | None = None
+    residency_check: Sequence[str] | None = None
     engine_args: Mapping[str, Any] | None = None
     arms: Mapping[str, AnyArmSection] | None = None
     workload: WorkloadSection | None = None
     sweep: SweepSection | None = None
     simulation: SimulationSection | None = None
+
+    @classmethod
+    def sections(cls) -> tuple[str, ...]:
+        """The keys of a sweep file that contradictions can lie between."""
+        return tuple(each.name for each in fields(cls) if each.name != "arm_names")
 
 
 def conflicts(sound: Sound) -> Iterator[Conflict]:
@@ -58,6 +64,8 @@ def conflicts(sound: Sound) -> Iterator[Conflict]:
         yield from _simulation(sound.simulation, sound.backend, sound.arm_names)
     if sound.baseline is not None:
         yield from _baseline(sound.baseline, sound.arm_names)
+    for index, name in enumerate(sound.residency_check or ()):
+        yield from _residency_check(index, name, sound.arm_names)
     if sound.engine_args is not None:
         yield from _widths(sound.engine_args, sound.arms or {})
     if sound.sweep is not None and sound.workload is not None:
@@ -94,6 +102,14 @@ def _baseline(baseline: str, arm_names: Collection[str]) -> Iterator[Conflict]:
     if baseline not in arm_names:
         hint = did_you_mean(baseline, arm_names) or f"; arms: {', '.join(arm_names)}"
         yield ("baseline",), f"{baseline!r} is not an arm{hint}"
+
+
+def _residency_check(index: int, name: str, arm_names: Collection[str]) -> Iterator[Conflict]:
+    if name not in arm_names:
+        hint = did_you_mean(name, arm_names) or f"; arms: {', '.join(arm_names)}"
+        yield ("residency_check", index), f"{name!r} is not an arm{hint}"
+    elif len(arm_names) < 2:
+        yield ("residency_check", index), "an arm that has no other beside it is alone anyway"
 
 
 def _widths(engine_args: Mapping[str, Any], arms: Mapping[str, AnyArmSection]) -> Iterator[Conflict]:

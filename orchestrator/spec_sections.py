@@ -97,6 +97,7 @@ def _distinct(values: tuple[Value, ...]) -> tuple[Value, ...]:
     return values
 
 
+Weights = Literal["dummy", "random", "checkpoint"]
 # A key that may be left out, but not left empty.
 Maybe = Annotated[Value | None, BeforeValidator(_written)]
 ModelName = Annotated[str, Field(min_length=1), AfterValidator(_known_model)]
@@ -121,6 +122,8 @@ class ArmSection(Section):
     """Physical cores of one engine: one for EngineCore, the others for its frontend and clients."""
     pinned: bool = True
     """Whether each engine keeps to its cores; otherwise it floats over the machine."""
+    weights: Maybe[Weights] = None
+    """Where this arm's weights come from, if not from where the sweep says."""
 
 
 class SingleArm(ArmSection):

@@ -116,9 +116,17 @@ class Cell:
     concurrency: int
 
 
+# For a field that came later: at its default it is not part of an identity, so that older trials keep theirs.
+SINCE_THEN = {"identity": "unless default"}
+
+
 @dataclass(frozen=True)  # without slots: the id is kept beside the fields, once computed
 class Repeat:
-    """All arms of one cell, measured once in one set of boots. `arms[0]` is the baseline."""
+    """All arms of one cell, measured once in one set of boots. `arms[0]` is the baseline.
+
+    alone: the name of the one arm that is measured, after the engines of all the others have gone; against the same
+    arm's windows among resident engines it shows what residency does.
+    """
 
     backend: Backend
     cell: Cell
@@ -127,6 +135,12 @@ class Repeat:
     measurement: Measurement
     number: int
     seed: int
+    alone: str | None = field(default=None, metadata=SINCE_THEN)
+
+    @property
+    def measured(self) -> tuple[Arm, ...]:
+        """The arms that get windows."""
+        return self.arms if self.alone is None else tuple(arm for arm in self.arms if arm.name == self.alone)
 
     @property
     def baseline(self) -> Arm:
@@ -169,7 +183,11 @@ def _plain(value: Any) -> Any:
         return value
     # Not asdict, which copies deeply: a large sweep has 100,000 ids to make.
     if hasattr(kind, "__dataclass_fields__"):
-        return {name: _plain(getattr(value, name)) for name in kind.__dataclass_fields__}
+        return {
+            name: _plain(getattr(value, name))
+            for name, each in kind.__dataclass_fields__.items()
+            if each.metadata != SINCE_THEN or getattr(value, name) != each.default
+        }
     if kind is dict or isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise TypeError(f"only text keys have a canonical form: {list(value)!r}")

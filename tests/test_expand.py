@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -277,6 +277,33 @@ def test_golden_ids() -> None:
     assert GOLDEN.repeat_id == "e992edee41d9a06b"
     assert GOLDEN.trial_id(GOLDEN.arms[0]) == "65fda82ed9a525d1"
     assert GOLDEN.trial_id(GOLDEN.arms[2]) == "3978c2600defee19"
+
+
+def test_what_came_later_is_part_of_an_identity_only_where_it_says_something() -> None:
+    alone = replace(GOLDEN, alone="mps2")
+    assert canonical_json(alone) != canonical_json(GOLDEN) and '"alone":"mps2"' in canonical_json(alone)
+    assert "alone" not in canonical_json(GOLDEN)
+
+
+def test_arms_are_measured_alone_in_turn_in_the_longest_cell() -> None:
+    body = ONE.replace("[128]", "[64, 512]").replace("repeats: 1", "repeats: 3\nresidency_check: [mps2, single]")
+    repeats = expanded(body)
+    checks = [repeat for repeat in repeats if repeat.alone]
+    assert [(repeat.number, repeat.alone) for repeat in checks] == [(0, "mps2"), (1, "single"), (2, "mps2")]
+    assert {repeat.cell.workload.prompt_tokens for repeat in checks} == {512}
+    assert [[arm.name for arm in repeat.measured] for repeat in checks] == [["mps2"], ["single"], ["mps2"]]
+    plain = [repeat for repeat in repeats if not repeat.alone]
+    assert [repeat.repeat_id for repeat in plain] == [
+        repeat.repeat_id for repeat in expanded(body.replace("\nresidency_check: [mps2, single]", ""))
+    ]
+
+
+def test_an_arm_has_weights_of_its_own() -> None:
+    text = spec_text(ONE).replace("{sharing: single}", "{sharing: single, weights: random}")
+    arms = {arm.name: arm.engine_args for arm in expand(parse_spec(text), "simulated")[0].arms}
+    assert arms == {"single": {"load_format": "variance_scaled"}, "timesliced2": {}, "mps2": {}}
+    same = expand(parse_spec(text.replace("weights: random", "weights: dummy")), "simulated")
+    assert [repeat.repeat_id for repeat in same] == [repeat.repeat_id for repeat in expanded(ONE)]
 
 
 def test_canonical_json_has_one_form() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 import pytest
@@ -16,7 +16,15 @@ from orchestrator.observation import Attachment, BootFacts, EngineFacts, GpuFact
 from orchestrator.order import rounds
 from orchestrator.plan import Block, plan
 from orchestrator.records import REQUESTS, SAMPLES, TABLES
-from orchestrator.runner import LATENCIES_A_WARMUP, LATENCIES_A_WINDOW, PILOT_SHARE, BlockContext, DoneRepeat, run_block
+from orchestrator.runner import (
+    LATENCIES_A_WARMUP,
+    LATENCIES_A_WINDOW,
+    PILOT_SHARE,
+    BlockContext,
+    DoneRepeat,
+    Pace,
+    run_block,
+)
 from orchestrator.store import ResultStore
 from orchestrator.trial import Arm, Cell, Measurement, Mps, Repeat, Single, TimeSliced, Workload
 
@@ -38,6 +46,7 @@ class Script:
     uncertified: Callable[[str, int], bool] = lambda arm, number: False
     orders: list[WindowOrder] = field(default_factory=list)
     boots: list[tuple[str, ...]] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
     closed: int = 0
 
     @contextmanager
@@ -66,6 +75,9 @@ class ScriptedDeployment:
             arm.name: BootFacts(f"{arm.name}-{boot}", 1.5, "Toy", "GPU-0", "here", 2**20, 100, CLIENTS, "none", {}, {})
             for arm in arms
         }
+
+    def keep_only(self, arm: str) -> None:
+        self.script.kept.append(arm)
 
     def measure(self, order: WindowOrder) -> Observation:
         name = order.arm.name
@@ -105,10 +117,10 @@ def repeat_of(prompt=64, number=0, arms=ARMS, kind="mixed", **look) -> Repeat:
     return Repeat("simulated", Cell("H200", "Qwen2.5-1.5B", work, CLIENTS), tuple(arms), {}, measurement, number, 7)
 
 
-def run(script: Script, *repeats: Repeat, memory_bytes=ROOMY, skips=None) -> list[DoneRepeat]:
+def run(script: Script, *repeats: Repeat, memory_bytes=ROOMY, skips=None, pace=None) -> list[DoneRepeat]:
     gpu = GpuKind("H200", memory_bytes, 132, 1980, 1e15, 4e12, 50 * 2**20, 700, 75)
     (block,) = plan(repeats, gpu).blocks
-    return list(run_block(block, script.open, BlockContext("toy", "sha", skips or {})))
+    return list(run_block(block, script.open, BlockContext("toy", "sha", skips or {}), pace))
 
 
 def outcomes(done: DoneRepeat) -> dict[str, str]:
@@ -321,3 +333,52 @@ def test_alone_what_does_not_fit_is_skipped_with_its_reason_and_never_booted():
     assert script.boots == [("single",), ("sliced2",)]
     assert outcomes(done) == {"single": "ok", "sliced2": "ok", "mps2": "skipped"}
     assert done.frames["trials"].filter(arm="mps2")["reason"].to_list() == ["too large by a byte"]
+
+
+def alone(repeat: Repeat, arm: str) -> Repeat:
+    return replace(repeat, alone=arm)
+
+
+def test_an_arm_alone_comes_last_in_the_boot_of_the_others():
+    script = Script()
+    first, second, last = run(script, alone(repeat_of(128), "mps2"), repeat_of(64), repeat_of(128))
+    assert script.boots == [("single", "sliced2", "mps2")] and script.kept == ["mps2"]
+    assert script.windows()[-3:] == ["mps2"] * 3
+    assert [item.repeat.alone for item in (first, second, last)] == [None, None, "mps2"]
+    assert outcomes(last) == {"mps2": "ok"}
+    row = last.frames["trials"].row(0, named=True)
+    assert (row["residency"], row["resident_arms"], row["boot_id"]) == ("alone", ["mps2"], "mps2-1")
+    beside = second.frames["trials"].filter(arm="mps2").row(0, named=True)
+    assert (beside["residency"], beside["boot_id"]) == ("resident", "mps2-1")
+    assert row["trial_id"] != beside["trial_id"] and row["repeat_id"] != beside["repeat_id"]
+
+
+def test_an_arm_alone_that_is_all_there_is_left_boots_alone():
+    script = Script()
+    (done,) = run(script, alone(repeat_of(), "single"))
+    assert script.boots == [("single",)] and outcomes(done) == {"single": "ok"}
+
+
+def test_an_arm_alone_among_arms_that_are_alone_anyway():
+    script = Script()
+    done = run(script, repeat_of(), alone(repeat_of(), "mps2"), memory_bytes=TIGHT)
+    assert [outcomes(item) for item in done] == [dict.fromkeys(["single", "sliced2", "mps2"], "ok"), {"mps2": "ok"}]
+    assert script.boots == [("single",), ("sliced2",), ("mps2",)]
+
+
+def test_the_latency_that_one_boot_showed_sizes_the_windows_of_the_next():
+    tokens_per_s = CLIENTS * 16 / 2.0  # a latency of two seconds
+    script, pace = Script(lambda arm, number: tokens_per_s), Pace()
+    run(script, repeat_of(number=0), pace=pace)
+    run(script, repeat_of(number=1), pace=pace)
+    pilots = [order.pilot for order in script.orders]
+    assert pilots == [True] * 3 + [False] * (len(pilots) - 3)
+    assert {order.window_s for order in script.orders if not order.pilot} == {LATENCIES_A_WINDOW * 2.0}
+    assert {order.latency_s for order in script.orders if not order.pilot} == {2.0}
+
+
+def test_a_cell_that_was_not_seen_yet_is_looked_at_first():
+    script, pace = Script(), Pace()
+    run(script, repeat_of(64), pace=pace)
+    run(script, repeat_of(128), pace=pace)
+    assert sum(order.pilot for order in script.orders) == 6

@@ -121,6 +121,13 @@ BAD = {
     "arm name twice": [("  mps2:", "  single:", "10: arms.single: the key stands twice, first on line 8")],
     "key twice": [("repeats: 3", "gpu: H200", "20: gpu: the key stands twice, first on line 5")],
     "arm name with a blank": [("  mps2:", "  mps 2:", "10: arms.mps 2: must be letters, digits")],
+    "residency check of no arm": [
+        (
+            "baseline: single",
+            "baseline: single\nresidency_check: [mps22]",
+            "12: residency_check[0]: 'mps22' is not an arm",
+        )
+    ],
     "baseline is no arm": [
         ("baseline: single", "baseline: singel", "11: baseline: 'singel' is not an arm (did you mean 'single'?)")
     ],
@@ -349,7 +356,7 @@ def test_every_shipped_sweep_is_sound_and_says_its_question_first(path: Path) ->
     backend = "vllm" if spec.backend == "auto" else spec.backend
     repeats = expand(spec, backend, gpu_kind="H200" if spec.gpu == "any" else None)
     for said in re.findall(r"(\d+) trials", comment):
-        assert int(said) == sum(len(repeat.arms) for repeat in repeats)
+        assert int(said) == sum(len(repeat.measured) for repeat in repeats)
 
 
 def test_the_schema_refuses_what_the_loader_refuses_in_single_keys() -> None:
@@ -383,7 +390,7 @@ def test_the_reference_of_the_keys() -> None:
     assert said is not None
     cells, arms, numbers, trials = map(int, said.groups())
     assert len(repeats) == cells * numbers
-    assert {len(repeat.arms) for repeat in repeats} == {arms}
+    assert {len(repeat.measured) for repeat in repeats} == {arms}
     assert trials == cells * arms * numbers
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(compile(snippet, "docs/spec.md", "exec"), {})

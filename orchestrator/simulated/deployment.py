@@ -110,6 +110,12 @@ class SimulatedDeployment:
         time.sleep(max(0.0, self.options.wall_s_per_window - (time.monotonic() - began)))
         return observation
 
+    def keep_only(self, arm: str) -> None:
+        """End the engines of all other arms; idle engines cost nothing in virtual time, so nothing else changes."""
+        self._boots = {name: boot for name, boot in self._boots.items() if name == arm}
+        self._arms = {name: each for name, each in self._arms.items() if name == arm}
+        self._memory_bytes = sum(each.engines * self.block.memory[name].total for name, each in self._arms.items())
+
     def _run(self, order: WindowOrder, boot: Boot, gain: float) -> Run:
         """Load the arm's engines and run them; with a planted gain, one engine of the whole concurrency instead."""
         planted = self.options.planted
