@@ -20,6 +20,10 @@ from orchestrator.errors import ClusterError
 
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
 KNOCK_LIMIT_S = 10.0
+# How long to wait for a node to come back where no host is left, in seconds: one that restarts takes less than the
+# default, an autoscaler more.
+RETURN_VARIABLE = "MPSCAPE_WAIT_FOR_NODES"
+RETURN_LIMIT_S = 60.0
 # Read by the raylet, so they bind only where we start it; a running cluster's workers are put right by the actor.
 RAYLET_ENVIRONMENT = {
     "RAY_worker_niceness": "0",
@@ -80,6 +84,15 @@ def connected(quiet: bool = True) -> Iterator[Cluster]:
         yield _survey(address)
     finally:
         ray.shutdown()
+
+
+def return_limit_s() -> float:
+    """Seconds to wait for nodes, from the environment. Raises ClusterError where that is no number."""
+    text = os.environ.get(RETURN_VARIABLE, str(RETURN_LIMIT_S))
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ClusterError(f"{RETURN_VARIABLE}={text!r} is no number of seconds") from error
 
 
 def _survey(address: str | None) -> Cluster:

@@ -119,6 +119,16 @@ def share_of_host(topology: Topology, gpu: int, gpu_nodes: Sequence[int | None])
     return Topology(tuple(sorted(mine, key=lambda core: core.cpus)), topology.known, quota)
 
 
+def share_of_gpu(topology: Topology, bus_id: str, bus_ids: Sequence[str], root: Path = Path("/")) -> Topology:
+    """The part of `topology` that belongs to the GPU at `bus_id`, of all the host's GPUs as NVML orders them.
+
+    It depends on nothing but the machine, so hosts of several GPUs agree on it without a word between them, and a GPU
+    has the same cores whether its neighbours are at work or not. Raises ValueError where `bus_id` is none of them.
+    """
+    nodes = [gpu_numa_node(each, root) for each in bus_ids]
+    return share_of_host(topology, list(bus_ids).index(bus_id), nodes)
+
+
 def placement(
     topology: Topology, engines: int, cores_per_engine: int, gpu_numa: int | None = None, pinned: bool = True
 ) -> Placement:

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import cores
-from orchestrator.cores import Placement, Topology, gpu_numa_node, read_topology
+from orchestrator.cores import Placement, Topology, gpu_numa_node, read_topology, share_of_gpu
 from orchestrator.engine import Engine, Launch, boot_phases, engine_process
 from orchestrator.engine_settings import cores_of, engine_args, environment, place, weights_of
-from orchestrator.gpu_devices import Gpu
+from orchestrator.gpu_devices import Gpu, list_gpus
 from orchestrator.gpu_lease import clean_gpu, leased_gpu
 from orchestrator.gpu_telemetry import GpuSampler
 from orchestrator.guardian import Guardian, guardian
@@ -82,10 +82,12 @@ def open_deployment(
 
     Raises BootError, MpsError or GpuNotClean on the way up, and GpuNotClean when something is left on the way down.
     """
+    gpu = leased_gpu() if block.backend == "vllm" else None
     topology = read_topology()
+    if gpu:  # the other GPUs of the host have engines too, now or later
+        topology = share_of_gpu(topology, gpu.bus_id, [each.bus_id for each in list_gpus()])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(_log_folder(block)))
-        gpu = leased_gpu() if block.backend == "vllm" else None
         if gpu:
             stack.enter_context(clean_gpu(gpu))
         guard = stack.enter_context(guardian())

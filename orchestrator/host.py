@@ -25,6 +25,7 @@ from orchestrator.account import Account
 from orchestrator.engine import THREAD_LIMITS
 from orchestrator.engine_settings import base_environment
 from orchestrator.errors import MeasurementError, StoreError
+from orchestrator.gpu_lease import GpuLease
 from orchestrator.nursery import Nursery, nursery
 from orchestrator.observation import Deployment
 from orchestrator.plan import Block
@@ -64,6 +65,7 @@ class GpuHost:
     def __init__(self, backend: Backend) -> None:
         self.worker = settle_worker()
         self._stack = contextlib.ExitStack()
+        self._lease = GpuLease() if backend == "vllm" else None
         # vLLM is imported beside whatever else is still going on, before the first block wants an engine.
         self._births = None if backend == "simulated" else self._stack.enter_context(host_nursery())
         self._pace = None if backend == "simulated" else Pace()
@@ -74,6 +76,15 @@ class GpuHost:
 
     def run(self, assignment: Assignment) -> Iterator[Receipt]:
         """Measure a block; yields a receipt for each repeat as soon as it is in the store.
+
+        Raises GpuNotClean when the GPU is not clean before or after the block, whatever became of that, and StoreError
+        as `_run` does.
+        """
+        with self._lease.held() if self._lease else contextlib.nullcontext():
+            yield from self._run(assignment)
+
+    def _run(self, assignment: Assignment) -> Iterator[Receipt]:
+        """As `run`, on a GPU that is clean.
 
         Raises StoreError when the store cannot be written from here or is not the driver's.
         """

@@ -2,7 +2,8 @@
 
 On a bucket a create is one conditional PUT (If-None-Match); in a folder the bytes are staged beside their name and
 linked to it, then they and the folders above are fsynced: whoever sees a name sees the whole object, and what was
-acknowledged survives a power cut. Every fault comes out as StoreError.
+acknowledged survives a power cut. Every fault comes out as StoreError. What opens a bucket comes from the environment
+of the process alone, and no message holds it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
 
 REQUESTS_AT_ONCE = 32  # small requests to a bucket wait on its latency, some 10 to 50 ms, and on nothing of ours
 
+OPENING_ADVICE = (
+    "check the path or URL, and for a bucket its name, region and credentials, which every node takes from its own "
+    "environment"
+)
+
+# Environment variables that open a bucket, by any of the names that obstore reads.
+_SECRET = re.compile(r"(AWS|AZURE|GOOGLE|GCP)_.*(KEY|SECRET|TOKEN|PASSWORD|SAS)", re.IGNORECASE)
+_QUERY = re.compile(r"\?[^\s'\"]*=[^\s'\"]*")  # of a signed URL
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
@@ -55,7 +64,8 @@ class Objects:
     @classmethod
     def connect(cls, uri: str, create: bool) -> Objects:
         """Raises StoreError: no such folder (`create=False`), a file in its place, or a URL that cannot be used."""
-        with _explained(f"cannot open {uri!r}", "check the path or URL, and for a bucket its credentials and region"):
+        _refuse_credentials(uri)
+        with _explained(f"cannot open {uri!r}", OPENING_ADVICE):
             root = local_folder(uri)
             if root is None:
                 return cls(uri, from_url(uri), None)
@@ -66,7 +76,7 @@ class Objects:
     def prove_writable(self) -> None:
         """Create one small object and delete it again. Raises StoreError where that does not work."""
         probe = f".probe-{uuid4().hex}"
-        with self._explained("write to"):
+        with _explained(f"cannot write to the store {self.uri!r}", f"{OPENING_ADVICE}, and free space and permissions"):
             self.backend.put(probe, b"", mode="create")
             self.backend.delete(probe)
 
@@ -151,6 +161,27 @@ def local_folder(uri: str) -> Path | None:
     return Path(unquote(parts.path))
 
 
+def _refuse_credentials(uri: str) -> None:
+    """A URL is printed, stored and handed around, so it must not be what opens the bucket. Raises StoreError."""
+    scheme = _SCHEME.match(uri)
+    if scheme is None or scheme["scheme"].lower() == "file":
+        return
+    parts = urlsplit(uri)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise StoreError(
+            f"the store's URL ({scheme['scheme']}://...) holds a user, a query or a fragment: name the bucket and the "
+            "folder alone, and give credentials in the environment (AWS_*, GOOGLE_*, AZURE_*)"
+        )
+
+
+def _without_secrets(text: str) -> str:
+    """What servers and libraries say may quote the key that was used or a signed URL."""
+    for name, value in os.environ.items():
+        if len(value) >= 4 and _SECRET.match(name):
+            text = text.replace(value, f"<{name}>")
+    return _QUERY.sub("?...", text)
+
+
 def default_store(under_ray_job: bool) -> str:
     """Where results go if nobody says: beside the caller, or in the home of a job, whose working directory vanishes."""
     return str(Path.home() / "mpscape-results") if under_ray_job else "results"
@@ -191,4 +222,7 @@ def _explained(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (BaseError, OSError, ValueError) as error:
-        raise StoreError(f"{what}: {str(error).splitlines()[0]}; {advice}") from error
+        told = _without_secrets(str(error))
+        # What a traceback would print in full stays unchained where it holds what must not be printed.
+        cause = error if told == str(error) else None
+        raise StoreError(f"{what}: {told.splitlines()[0]}; {advice}") from cause

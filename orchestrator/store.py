@@ -140,6 +140,29 @@ class ResultStore:
                 highest[name.repeat_id] = max(name.generation, highest.get(name.repeat_id, 0))
         return highest
 
+    def committed_since(self, sweep: str, generations: Mapping[str, int]) -> dict[str, Commit]:
+        """Of these repeats, the commit of the highest generation above the one given that counts, if there is one.
+
+        Asks for names and lists nothing, so it costs as much as there are repeats in question, however large the sweep.
+        """
+        found: dict[str, Commit] = {}
+        ahead = dict(generations)
+        while ahead:
+            ahead = {repeat_id: generation + 1 for repeat_id, generation in ahead.items()}
+            paths = [commit_path(sweep, repeat_id, generation) for repeat_id, generation in ahead.items()]
+            entries = dict(zip(ahead, self.objects.each(self.objects.stat, paths), strict=True))
+            ahead = {repeat_id: ahead[repeat_id] for repeat_id, entry in entries.items() if entry is not None}
+            for entry in filter(None, entries.values()):
+                if (commit := self._parse(entry)) is not None and self._is_whole(commit, {}):
+                    found[commit.repeat_id] = commit
+        return found
+
+    def attempts(self, sweep: str, commit: Commit) -> list[Commit]:
+        """Every commit of the same repeat up to this one, oldest first; damaged ones are reported and left out."""
+        paths = [commit_path(sweep, commit.repeat_id, number) for number in range(1, commit.generation)]
+        listed = [entry for entry in self.objects.each(self.objects.stat, paths) if entry is not None]
+        return [one for one in self.objects.each(self._parse, listed) if one is not None] + [commit]
+
     def verify(self, sweep: str) -> list[str]:
         """Every fault of a sweep, the footers of all its data files included; empty where all is well."""
         fresh = ResultStore(self.objects)

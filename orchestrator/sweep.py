@@ -19,19 +19,28 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from orchestrator.cluster import Cluster, connected, in_ray_job
-from orchestrator.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TRIAL_FAILED, MpscapeError, NoStore
+from orchestrator.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_TRIAL_FAILED,
+    ClusterError,
+    MpscapeError,
+    NoStore,
+)
 from orchestrator.expand import expand
+from orchestrator.fleet_metrics import FleetMetrics
 from orchestrator.ledger import Ledger
 from orchestrator.objects import absolute_store, default_store
 from orchestrator.plan import Plan, plan
 from orchestrator.plan_table import print_plan
-from orchestrator.pool import Lost, run_blocks
+from orchestrator.pool import Landed, Lost, Quarantined, Stranded, run_blocks
 from orchestrator.progress import ProgressLine
 from orchestrator.spec import SweepSpec, default_spec_path, load_spec
 from orchestrator.store import ResultStore
@@ -72,21 +81,37 @@ def run(options: argparse.Namespace) -> int:
             measure(work, cluster or stack.enter_context(connected()), ledger, target)
     status = report(spec, store, ledger)
     tell(store.faults[faults:])
+    for quarantine in ledger.quarantined:
+        print(f"quarantine: {quarantine}", file=sys.stderr)
+    if ledger.stranded:
+        left = len(ledger.stranded.repeats)
+        raise ClusterError(f"{left} repeats are left, and the same command goes on with them: {ledger.stranded.reason}")
     return status
 
 
 def measure(work: Plan, cluster: Cluster, ledger: Ledger, target: Target) -> None:
-    """Run the blocks, and let ledger and progress know of every repeat that ends."""
+    """Run the blocks, and let ledger, progress and metrics know of everything that comes of it."""
+    metrics = FleetMetrics(ledger.spec.name, target.backend)
+    hosts = run_blocks(work.blocks, cluster, ledger.assignment, show_running=metrics.running)
     with (
-        ProgressLine(ledger.trials, target.backend, done=len(ledger.outcomes)) as progress,
-        closing(run_blocks(work.blocks, cluster, ledger.assignment)) as events,
+        ProgressLine(ledger.trials, target.backend, done=ledger.settled) as progress,
+        closing(hosts) as events,
     ):
         for event in events:
-            if isinstance(event, Lost):
-                summaries, final = ledger.lose(event), True
-            else:
-                ledger.land(event.receipt)
-                summaries, final = event.receipt.trials, event.final
+            metrics.show(ledger.counts, ledger.trials, len(ledger.quarantined))
+            match event:
+                case Landed(receipt, final):
+                    ledger.land(receipt, final)
+                    summaries = receipt.trials
+                case Lost():
+                    summaries, final = ledger.lose(event), event.final
+                case Quarantined(quarantine):
+                    ledger.set_aside(event)
+                    progress.note(f"quarantine: {quarantine}")
+                    continue
+                case Stranded():
+                    ledger.stranded = event
+                    continue
             for summary in summaries:
                 progress.trial(summary, retried=not final)
 
@@ -122,6 +147,7 @@ def report(spec: SweepSpec, store: ResultStore, ledger: Ledger) -> int:
                 "store": store.uri,
                 "trials": ledger.trials,
                 **{outcome: counts[outcome] for outcome in ("ok", "failed", "skipped")},
+                "quarantined": [asdict(quarantine) for quarantine in ledger.quarantined],
                 "verdicts": verdict_counts(store, spec.name),
             }
         ),

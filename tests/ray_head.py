@@ -27,7 +27,9 @@ LIMIT_S = 90.0
 def clean_environment(**changes: str) -> dict[str, str]:
     """The environment of this process without what says that a cluster is here, and with a short, quiet Ray."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", MARK))}
-    return {**inherited, "PYTHONWARNINGS": "ignore", "RAY_USAGE_STATS_ENABLED": "0", **changes}
+    # Workers are started when they are asked for, and not one a CPU with every driver: that costs a second each.
+    quiet = {"PYTHONWARNINGS": "ignore", "RAY_USAGE_STATS_ENABLED": "0", "RAY_prestart_worker_first_driver": "false"}
+    return {**inherited, **quiet, **changes}
 
 
 def end_marked(mark: str) -> None:
@@ -55,12 +57,17 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Head:
-    """address: of the GCS, for RAY_ADDRESS; dashboard: for `ray job`, where it was asked for."""
+    """address: of the GCS, for RAY_ADDRESS; dashboard: for `ray job`, where it was asked for; folder: where Ray logs.
+
+    metrics_port: where the head's own node answers Prometheus.
+    """
 
     address: str
     dashboard: str | None
     mark: str
     home: Path
+    folder: Path
+    metrics_port: int
 
     def environment(self, **changes: str) -> dict[str, str]:
         return clean_environment(**{"HOME": str(self.home), "RAY_ADDRESS": self.address} | changes)
@@ -71,6 +78,8 @@ def ray_head(
     home: Path,
     *,
     cpus: int = 2,
+    gpus: int = 0,
+    gpu_kind: str | None = None,
     dashboard: bool = False,
     environment: Mapping[str, str] | None = None,
     cwd: Path = REPOSITORY,
@@ -86,15 +95,18 @@ def ray_head(
         "runtime-env-agent-port",
     )
     ports = dict(zip(names, free_ports(len(names)), strict=True))
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # socket paths must be short
     head = Head(
         address=f"127.0.0.1:{ports['port']}",
         dashboard=f"http://127.0.0.1:{ports['dashboard-port']}" if dashboard else None,
         mark=secrets.token_hex(8),
         home=home,
+        folder=folder,
+        metrics_port=ports["metrics-export-port"],
     )
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # socket paths must be short
     arguments = [
         "--head",
+        *_gpu_arguments(gpus, gpu_kind),
         f"--temp-dir={folder}",
         f"--include-dashboard={str(dashboard).lower()}",
         *(f"--{name}={port}" for name, port in ports.items()),
@@ -108,12 +120,25 @@ def ray_head(
 
 
 @contextmanager
-def ray_node(head: Head, cpus: int) -> Iterator[str]:
+def ray_node(
+    head: Head,
+    cpus: int,
+    name: str = "node",
+    gpus: int = 0,
+    gpu_kind: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[str]:
     """One more node of `head` on this machine; gives its mark."""
-    mark = f"{head.mark}-node"
-    arguments = [f"--address={head.address}"]
-    with _ray_start(arguments, cpus, head.home / "node.log", head.environment(**{MARK: mark}), REPOSITORY, mark):
+    mark = f"{head.mark}-{name}"
+    arguments = [f"--address={head.address}", *_gpu_arguments(gpus, gpu_kind)]
+    changes = {**(environment or {}), MARK: mark}
+    with _ray_start(arguments, cpus, head.home / f"{name}.log", head.environment(**changes), REPOSITORY, mark):
         yield mark
+
+
+def _gpu_arguments(gpus: int, kind: str | None) -> list[str]:
+    """As many GPUs as Ray is to believe in, and what it is to believe of them."""
+    return [f"--num-gpus={gpus}", *([f"--labels=ray.io/accelerator-type={kind}"] if kind else [])]
 
 
 @contextmanager
@@ -127,7 +152,6 @@ def _ray_start(
         "--disable-usage-stats",
         "--node-ip-address=127.0.0.1",
         f"--num-cpus={cpus}",
-        "--num-gpus=0",
         f"--object-store-memory={100 * 2**20}",
         *arguments,
     ]

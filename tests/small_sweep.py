@@ -74,7 +74,7 @@ def sweep(*arguments: str | Path, environment: Mapping[str, str] | None = None, 
 
 
 @contextmanager
-def started(spec: Path, store: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+def started(spec: Path, store: Path | str, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         command(spec, "--store", store), env=dict(environment), cwd=REPOSITORY, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

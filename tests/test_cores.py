@@ -138,6 +138,52 @@ def test_a_gpus_share_lies_on_its_node(tmp_path: Path) -> None:
         assert {core.node for core in cores.share_of_host(topology, gpu, (0, 1, 0, 1)).cores} == {node}
 
 
+def gpus_at(root: Path, nodes: tuple[int | None, ...]) -> list[str]:
+    """GPUs on a made-up PCI bus; a virtual machine tells no node (-1)."""
+    bus_ids = [f"00000000:{16 * (index + 1):02X}:00.0" for index in range(len(nodes))]
+    for bus_id, node in zip(bus_ids, nodes, strict=True):
+        write(root / f"sys/bus/pci/devices/{bus_id[4:].lower()}/numa_node", str(-1 if node is None else node))
+    return bus_ids
+
+
+@pytest.mark.parametrize(
+    ("nodes", "packages", "per_package", "engines"),
+    [
+        ((0, 0, 0, 0, 1, 1, 1, 1), 2, 32, 3),
+        ((0, 1), 2, 8, 3),
+        ((0, 0), 1, 16, 3),
+        ((None, None), 1, 16, 3),
+        ((0, 0), 2, 8, 3),  # both on one socket: the other one's cores are dealt to both
+        ((0,), 1, 8, 3),
+    ],
+)
+def test_hosts_of_one_machine_place_their_engines_apart(
+    tmp_path: Path, nodes: tuple[int | None, ...], packages: int, per_package: int, engines: int
+) -> None:
+    topology = cores.read_topology(tmp_path, range(machine(tmp_path, packages, per_package, smt=True)))
+    bus_ids = gpus_at(tmp_path, nodes)
+    taken: list[int] = []
+    for bus_id, node in zip(bus_ids, nodes, strict=True):
+        share = cores.share_of_gpu(topology, bus_id, bus_ids, tmp_path)
+        placed = cores.placement(share, engines, 2, cores.gpu_numa_node(bus_id, tmp_path))
+        used = [cpu for engine in placed.engines for cpu in (*engine.core, *engine.frontend)]
+        taken += [*used, *placed.rest, *placed.idle]
+        on_node = {cpu for core in topology.cores if core.node == node for cpu in core.cpus}
+        if node is not None and len(share.cores) >= 7 and len(set(nodes)) == packages:
+            assert set(used) <= on_node
+    assert sorted(taken) == list(topology.cpus)
+
+
+def test_a_share_that_is_too_small_says_what_there_is(tmp_path: Path) -> None:
+    topology = cores.read_topology(tmp_path, range(machine(tmp_path, 1, 8, smt=False)))
+    bus_ids = gpus_at(tmp_path, (0, 0))
+    share = cores.share_of_gpu(topology, bus_ids[1], bus_ids, tmp_path)
+    with pytest.raises(MeasurementError, match="need 5 physical cores; there are 4"):
+        cores.placement(share, engines=2, cores_per_engine=2)
+    with pytest.raises(ValueError, match="not in list"):
+        cores.share_of_gpu(topology, "00000000:FF:00.0", bus_ids, tmp_path)
+
+
 THREADED = """
 import threading, sys
 stop = threading.Event()

@@ -95,7 +95,8 @@ def test_a_killed_host_is_replaced_and_its_block_tried_again(tmp_path, head: Hea
         out, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, err
     assert f'"ok": {TRIALS}' in out
-    assert len(attempts(store)) == REPEATS and generations(store) == [1] * REPEATS
+    # The attempt that the host was lost under is a commit of its own, unless the host was between two repeats.
+    assert len(attempts(store)) == REPEATS and generations(store) in ([1] * REPEATS, [*[1] * REPEATS, 2])
     assert_same_verdicts(store, undisturbed)
 
 

@@ -116,6 +116,6 @@ def test_directions(module: str) -> None:
     assert "tests" not in roots(module)
 
 
-def test_two_modules_know_ray() -> None:
+def test_three_modules_know_ray() -> None:
     knowing = {name for name in modules("orchestrator") if "ray" in roots(name)}
-    assert knowing == {"orchestrator.cluster", "orchestrator.pool"}
+    assert knowing == {"orchestrator.cluster", "orchestrator.fleet_metrics", "orchestrator.pool"}

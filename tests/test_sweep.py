@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.pool import ATTEMPTS
 from orchestrator.store import ResultStore
+from orchestrator.tries import ATTEMPTS
 from tests.ray_head import Head, clean_environment
 from tests.small_sweep import REPEATS, SPEC, TRIALS, Ended, commits, generations, sweep, verdict_table, write_spec
 
@@ -126,7 +126,7 @@ def test_a_sweep_comes_through(finished):
     _, store, ended = finished
     assert ended.status == 0, ended.err
     answer = ended.answer
-    assert list(answer) == ["sweep", "store", "trials", "ok", "failed", "skipped", "verdicts"]
+    assert list(answer) == ["sweep", "store", "trials", "ok", "failed", "skipped", "quarantined", "verdicts"]
     assert (answer["sweep"], answer["store"], answer["trials"], answer["ok"]) == ("small", str(store), TRIALS, TRIALS)
     assert answer["failed"] == answer["skipped"] == 0
     throughput = verdict_table(store).filter(metric="throughput")

@@ -1,0 +1,150 @@
+"""How often a repeat is tried, within a run and over runs: from receipts, from commits, without a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.expand import expand
+from orchestrator.gpus import KINDS
+from orchestrator.ledger import Ledger
+from orchestrator.plan import Block, plan
+from orchestrator.pool import Lost
+from orchestrator.spec import load_spec
+from orchestrator.store import ResultStore
+from orchestrator.tries import ATTEMPTS, LOSSES, LOST_HOST, Attempt, End, Tries, Work
+from tests.small_sweep import write_spec
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return opened(tmp_path)
+
+
+def opened(folder: Path, retry_failed: bool = False) -> Ledger:
+    spec = load_spec(write_spec(folder))
+    store = ResultStore.open(str(folder / "store"), create=True)
+    return Ledger.open(spec, store, expand(spec, "simulated", "H100"), retry_failed)
+
+
+@pytest.fixture
+def block(ledger: Ledger) -> Block:
+    """Two repeats."""
+    return plan(ledger.repeats, KINDS["H100"]).blocks[0]
+
+
+def attempt_at(work: Work) -> Attempt:
+    return Attempt(work, {repeat.repeat_id: repeat for repeat in work.block.repeats})
+
+
+def test_a_failed_repeat_is_tried_once_more_and_comes_last(block: Block) -> None:
+    first, second = (repeat.repeat_id for repeat in block.repeats)
+    attempt = attempt_at(Work.first(block))
+    assert attempt.land(first, "planted") is False
+    again, spent = attempt.rest(End.LOST)
+    assert again and not spent
+    assert [repeat.repeat_id for repeat in again.block.repeats] == [second, first]
+    assert again.tries == {first: Tries(failed=1), second: Tries(lost=1)}
+    attempt = attempt_at(again)
+    assert attempt.land(first, "planted") is True
+    assert attempt.land(second, None) is True
+    assert attempt.rest(End.ENDED) == (None, {})
+
+
+@pytest.mark.parametrize(
+    ("end", "counts"),
+    [
+        (End.ENDED, (Tries(), Tries())),
+        (End.BROKE, (Tries(failed=1), Tries())),
+        (End.LOST, (Tries(lost=1), Tries())),
+        (End.UNCLEAN, (Tries(), Tries())),
+    ],
+)
+def test_what_was_not_reached_has_lost_no_attempt(tmp_path: Path, end: End, counts: tuple[Tries, Tries]) -> None:
+    spec = load_spec(write_spec(tmp_path, sweep={"grid": {"model": ["Qwen2.5-0.5B"], "prompt_tokens": [32, 64, 128]}}))
+    block = plan(expand(spec, "simulated", "H100"), KINDS["H100"]).blocks[0]
+    first, second, third = (repeat.repeat_id for repeat in block.repeats)
+    attempt = attempt_at(Work.first(block))
+    attempt.land(first, None)
+    again, spent = attempt.rest(end)
+    assert again and not spent and (again.tries[second], again.tries[third]) == counts
+    order = [repeat.repeat_id for repeat in again.block.repeats]
+    assert order == ([third, second] if end in (End.BROKE, End.LOST) else [second, third])
+
+
+@pytest.mark.parametrize("end", [End.ENDED, End.BROKE])
+def test_a_block_of_which_nothing_succeeds_is_given_up_after_as_many_attempts(block: Block, end: End) -> None:
+    work: Work | None = Work.first(block)
+    for _ in range(ATTEMPTS - 1):
+        assert work is not None
+        work, spent = attempt_at(work).rest(end)
+        assert not spent
+    assert work is not None
+    assert attempt_at(work).rest(end) == (None, {repeat.repeat_id: repeat for repeat in work.block.repeats})
+
+
+def test_a_block_that_takes_every_host_with_it_is_given_up(block: Block) -> None:
+    work: Work | None = Work.first(block)
+    for _ in range(LOSSES - 1):
+        assert work is not None
+        work, spent = attempt_at(work).rest(End.LOST)
+        assert not spent
+    assert work is not None and work.barren == LOSSES - 1
+    again, spent = attempt_at(work).rest(End.LOST)
+    assert again is None and set(spent) == {repeat.repeat_id for repeat in block.repeats}
+
+
+def test_success_in_between_forgets_barren_losses(block: Block) -> None:
+    work: Work | None = Work.first(block)
+    for _ in range(LOSSES - 1):
+        assert work is not None
+        work, _ = attempt_at(work).rest(End.LOST)
+    assert work is not None
+    attempt = attempt_at(work)
+    attempt.land(work.block.repeats[0].repeat_id, None)
+    again, spent = attempt.rest(End.LOST)
+    assert (again is None) == bool(spent) and (again is None or again.barren == 0)
+
+
+def lose(ledger: Ledger, block: Block, reason: str) -> None:
+    """One more attempt that came to nothing, recorded by the driver; the driver is then killed."""
+    assert ledger.lose(Lost(block.repeats[0], block, reason, "log", final=False))
+
+
+def test_a_sweep_killed_between_a_failure_and_its_retry_goes_on_with_the_retry(
+    tmp_path: Path, ledger: Ledger, block: Block
+) -> None:
+    repeat = block.repeats[0]
+    lose(ledger, block, "OSError: no room")
+    resumed = opened(tmp_path)
+    assert repeat in resumed.remaining and resumed.counts() == {"failed": 2} and resumed.settled == 0
+    assert resumed.assignment(block).generations[repeat.repeat_id] == 2
+    lose(resumed, block, "OSError: no room")
+    settled = opened(tmp_path)
+    assert repeat not in settled.remaining and settled.counts() == {"failed": 2} and settled.settled == 2
+    assert repeat in opened(tmp_path, retry_failed=True).remaining
+
+
+def test_lost_hosts_are_counted_apart_and_over_runs(tmp_path: Path, block: Block) -> None:
+    repeat = block.repeats[0]
+    for _ in range(LOSSES):
+        resumed = opened(tmp_path)
+        assert repeat in resumed.remaining
+        lose(resumed, block, f"{LOST_HOST}its node is gone")
+    assert repeat not in opened(tmp_path).remaining
+
+
+def test_what_a_host_committed_before_it_was_lost_counts_and_is_not_measured_again(
+    ledger: Ledger, block: Block
+) -> None:
+    """Its receipt never came: the driver finds the commit where it wants to record the loss."""
+    from orchestrator.runner import BlockContext, RepeatLog, finish
+
+    repeat = block.repeats[0]
+    context = BlockContext("small", "sha", {repeat.trial_id(arm): "does not matter" for arm in repeat.arms})
+    done = finish(RepeatLog.start(repeat), block, context)
+    assert ledger.store.write_repeat("small", repeat.repeat_id, done.attempt_id, done.frames, 1)
+    assert ledger.lose(Lost(repeat, block, f"{LOST_HOST}killed", "", final=False)) == ()
+    assert ledger.counts() == {"skipped": 2}
+    assert repeat not in ledger.remaining and repeat not in ledger.assignment(block).block.repeats
