@@ -12,6 +12,7 @@ from orchestrator.bound_by import bound_by
 from orchestrator.certificate import certify, planned_for
 from orchestrator.observation import BootFacts, EngineFacts, Observation, WindowOrder
 from orchestrator.records import REQUESTS, SAMPLES
+from orchestrator.taper import tapered_rate
 from orchestrator.trial import Repeat, canonical_json
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def window_row(
         "warmup_s": seen.warmup_s,
         "output_tokens": seen.output_tokens,
         "prompt_tokens": seen.prompt_tokens,
+        "prefill_tokens_s": prefill_tokens_s(repeat, seen),
         "requests_completed": sum(engine.requests_completed for engine in engines),
         "requests_failed": sum(engine.requests_failed for engine in engines),
         "in_flight_mean": sum(engine.in_flight_mean for engine in engines),
@@ -135,6 +137,13 @@ def window_row(
         "certificate": json.dumps(dict(certificate.checks) | {"notes": dict(seen.notes)}, sort_keys=True, default=str),
         "bound_by": bound_by(engines, gpu),
     }
+
+
+def prefill_tokens_s(repeat: Repeat, seen: Observation) -> float | None:
+    """The rate of a prefill window, free of the steps that its tokens come in; None for other kinds."""
+    if repeat.cell.workload.kind != "prefill":
+        return None
+    return tapered_rate(seen.requests, seen.start_ns, seen.duration_s)
 
 
 def latencies(seen: Observation) -> dict[str, float | None]:

@@ -22,7 +22,7 @@ from orchestrator.errors import MeasurementError, WindowError
 from orchestrator.observation import BootFacts, Deployment, Observation, WindowOrder
 from orchestrator.order import rounds
 from orchestrator.plan import Block
-from orchestrator.rows import requests_frame, samples_frame, trial_row, window_row
+from orchestrator.rows import prefill_tokens_s, requests_frame, samples_frame, trial_row, window_row
 from orchestrator.sequential import enough
 from orchestrator.trial import Arm, Outcome, Repeat, fingerprint
 
@@ -294,8 +294,11 @@ def _latency_s(repeat: Repeat, seen: Observation) -> float:
 
 
 def _log_rate(repeat: Repeat, seen: Observation) -> float | None:
-    tokens = seen.prompt_tokens if repeat.cell.workload.kind == "prefill" else seen.output_tokens
-    return math.log(tokens / seen.duration_s) if tokens > 0 and seen.duration_s > 0 else None
+    if seen.duration_s <= 0:
+        return None
+    rate = prefill_tokens_s(repeat, seen)
+    rate = seen.output_tokens / seen.duration_s if rate is None else rate
+    return math.log(rate) if rate > 0 else None
 
 
 def _seed(repeat: Repeat, arm: str, round_index: int) -> int:

@@ -3,8 +3,8 @@
     python -m orchestrator.thin SOURCE DESTINATION [--keep-every 4]
 
 The rule: of every arm, the requests of every 4th client stay (client number divisible by 4), all of them, so latency
-distributions keep their shape; windows, samples and trials are copied as they are. Window columns were computed from
-all requests before. Attempts and generations keep their names.
+distributions keep their shape; windows, samples, trials and accounts are copied as they are. Window columns are made
+from all requests before. Attempts and generations keep their names.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from orchestrator.account import ACCOUNTS
+from orchestrator.commit import sweep_folder
 from orchestrator.errors import MpscapeError
 from orchestrator.records import TABLES
 from orchestrator.store import ResultStore
@@ -32,6 +34,8 @@ def thin(source: ResultStore, destination: ResultStore, keep_every: int) -> int:
             attempt_id = commit.trials[0].attempt_id
             destination.write_repeat(sweep, repeat_id, attempt_id, frames, commit.generation)
             copied += 1
+        for path in (entry.path for entry in source.objects.listing(sweep_folder(ACCOUNTS, sweep))):
+            destination.objects.create(path, source.objects.get(path))
         for sha in tables["trials"]["spec_sha"].drop_nulls().unique():
             if (text := source.spec_text(sweep, sha)) is not None:
                 destination.write_spec(sweep, sha, text)

@@ -76,18 +76,29 @@ class Sweep:
             process.kill()
             process.wait()
 
-    def members(self, name: str) -> list[psutil.Process]:
+    def members(self, name: str, words: int = 2) -> list[psutil.Process]:
         marked = carrying(MARK, self.mark)
         found = []
         for member in marked | descendants(marked):
-            if member.command() and name in " ".join(member.command()[:2]):
+            if member.command() and name in " ".join(member.command()[:words]):
                 found.append(psutil.Process(member.pid))
         return found
 
+    def engine_cores(self) -> list[psutil.Process]:
+        """The nursery's children are frontends and their children EngineCores; titles are not set everywhere."""
+        nurseries = [
+            process
+            for process in self.members("nursery_main", words=6)
+            if (parent := process.parent()) is None or "nursery_main" not in " ".join(parent.cmdline())
+        ]
+        frontends = [child for nursery in nurseries for child in nursery.children()]
+        cores = [child for frontend in frontends for child in frontend.children()]
+        return [core for core in cores if "resource_tracker" not in " ".join(core.cmdline())]
+
     def busy_cores(self) -> list[psutil.Process]:
         """EngineCores at work now: two of them mean a window of the arm under MPS."""
-        cores = self.members("VLLM::EngineCore")
         try:
+            cores = self.engine_cores()
             before = {core: sum(core.cpu_times()[:2]) for core in cores}
             time.sleep(0.5)
             return [core for core in cores if sum(core.cpu_times()[:2]) - before[core] > 0.5 * BUSY]
@@ -148,7 +159,7 @@ def test_whatever_is_killed_the_gpu_comes_back_and_the_sweep_completes(uuid: str
 def strike(sweep: Sweep, driver: subprocess.Popen[bytes], name: str, uuid: str) -> dict[str, Any]:
     """Kill one part while two engines are at work; what is left of its block once it has ended."""
     cores = sweep.await_mps_window(driver)
-    block = {ProcessIdentity.of(core.pid) for core in sweep.members("VLLM::EngineCore")}
+    block = {ProcessIdentity.of(core.pid) for core in sweep.engine_cores()}
     block |= {ProcessIdentity.of(server.pid) for server in sweep.members("nvidia-cuda-mps-server")}
     held_bytes = memory_used(uuid)
     victim = None if name == "driver" else sweep.victim(name, cores)
