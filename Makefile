@@ -9,13 +9,14 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 GPU ?=
+STORE ?=
 PYTEST_ARGS ?=
 
 BIN := .venv/bin
 ENGINE_BIN := .venv-engine/bin
 RESULTS := results
 
-.PHONY: help quickstart test test-engine lint format bench clean
+.PHONY: help quickstart dashboard test test-long test-engine lint format bench clean
 
 help: ## this list
 	grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -48,12 +49,18 @@ except MeasurementError as error:
 endef
 export FREE_GPU_HINT
 
+dashboard: .venv/dash.stamp ## the measured record in the browser; STORE=... shows another store
+	$(BIN)/python -m dashboards.app $(STORE)
+
 # Most of the time goes into waiting for Ray to start and stop, so three workers keep two cores busy; a file's tests share
 # their cluster and stay together, and the files with the longest tests must not be left for last.
 WORKERS := -n 3 --dist loadscope --no-loadscope-reorder
 
 test: .venv/dev.stamp ## the tests that need neither a GPU nor vLLM
-	$(BIN)/python -m pytest -rs -m "not engine" $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -rs -m "not engine and not long" $(WORKERS) $(PYTEST_ARGS)
+
+test-long: .venv/dev.stamp ## hosts, nodes and drivers killed at random through a sweep, for minutes
+	$(BIN)/python -m pytest -rs -m long -o timeout=600 $(PYTEST_ARGS)
 
 test-engine: .venv-engine/engine.stamp ## the real vLLM, its CPU build
 	MPSCAPE_REQUIRE_ENGINE=1 $(ENGINE_BIN)/python -m pytest -rs tests/engine $(PYTEST_ARGS)
@@ -88,6 +95,10 @@ endef
 
 .venv/gpu.stamp: .venv/base.stamp
 	$(BIN)/python -m pip install --quiet --editable '.[gpu]'
+	touch $@
+
+.venv/dash.stamp: .venv/base.stamp
+	$(BIN)/python -m pip install --quiet --editable '.[dash]'
 	touch $@
 
 .venv/dev.stamp: .venv/base.stamp

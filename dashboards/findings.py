@@ -16,11 +16,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from dashboards.noise_table import noise
+from orchestrator.account import read_accounts, shares
+from orchestrator.equivalence import residency
 from orchestrator.errors import MpscapeError
 from orchestrator.store import ResultStore
 from orchestrator.verdicts import judge
 
-RATE = pl.when(pl.col("kind") == "prefill").then("prompt_tokens").otherwise("output_tokens") / pl.col("duration_s")
+COUNTED = pl.when(pl.col("kind") == "prefill").then("prompt_tokens").otherwise("output_tokens") / pl.col("duration_s")
+RATE = pl.coalesce("prefill_tokens_s", COUNTED)
+# Every sweep of the record has three repeats in its file, from before anything was measured, or fewer.
+PLANNED_BOOTS = 3
 # A line through fewer windows than this says nothing.
 FEWEST_WINDOWS = 5
 
@@ -39,17 +45,24 @@ def page(store: ResultStore, source: str, core_speeds: Path | None = None) -> st
         ),
         on=["trial_id", "attempt_id"],
     )
-    verdicts = judge(trials, store.read("windows")).filter(pl.col("metric") == "throughput")
+    verdicts = judge(trials, store.read("windows"), planned_boots=PLANNED_BOOTS).filter(metric="throughput")
     return "\n".join(
         [
             HEAD.format(source=source, world=_world(trials)),
             _coverage(trials, windows),
+            _time_spent(store),
             "\n## Verdicts\n",
             VERDICT_NOTE,
             _verdict_table(verdicts),
             "\n## One engine, two speeds: the core under EngineCore\n",
             SPEED_NOTE.format(levels=_levels(core_speeds)),
             _speed_table(windows),
+            "\n## The same against the same\n",
+            NOISE_NOTE,
+            _noise_table(trials, windows.with_columns(rate=RATE)),
+            "\n## An arm alone against the same arm among resident engines\n",
+            RESIDENCY_NOTE,
+            _residency_table(residency(trials, store.read("windows"))),
             "\n## Steps without a CUDA graph\n",
             GRAPH_NOTE,
             _graph_table(windows),
@@ -100,10 +113,58 @@ def _verdict_table(verdicts: pl.DataFrame) -> str:
     return _table(head, rows)
 
 
+def _time_spent(store: ResultStore) -> str:
+    """Where the time went for which a GPU was held, for the sweeps that kept account of it."""
+    lines = ["\nOf the time for which the GPU was held, by the host's own account:\n"]
+    for sweep in store.sweeps():
+        accounts = read_accounts(store, sweep)
+        if not accounts.is_empty():
+            share = shares(accounts)
+            parts = ", ".join(f"{name} {share[name]:.0%}" for name in ("windows", "boot", "between", "teardown"))
+            lines.append(f"- `{sweep}`, {accounts.height} of its blocks, {share['held_s']:.0f} s: {parts}")
+    return "\n".join(lines)
+
+
+def _noise_table(trials: pl.DataFrame, windows: pl.DataFrame) -> str:
+    rows = [
+        (
+            row["sweep"],
+            row["model"].split("/")[-1],
+            f"{row['kind']} {row['prompt_tokens']}/{row['output_tokens']}, {row['concurrency']}",
+            row["between"],
+            str(row["comparisons"]),
+            f"{100 * row['rms_log']:.2f} %",
+        )
+        for row in noise(trials, windows).iter_rows(named=True)
+    ]
+    return _table(("sweep", "model", "cell, clients", "between", "comparisons", "root mean square difference"), rows)
+
+
+def _residency_table(found: pl.DataFrame) -> str:
+    rows = [
+        (
+            row["sweep"],
+            row["model"].split("/")[-1],
+            f"{row['kind']} {row['prompt_tokens']}/{row['output_tokens']}, {row['concurrency']}",
+            row["arm"],
+            f"{row['ratio']:.4f}",
+            "-" if row["ci_low"] is None else f"{row['ci_low']:.4f} to {row['ci_high']:.4f}",
+            f"1 ± {row['bound']:.3f}",
+            row["verdict"],
+            str(row["boots"]),
+        )
+        for row in found.iter_rows(named=True)
+    ]
+    head = ("sweep", "model", "cell, clients", "arm", "resident / alone", "95 % interval", "bound", "verdict", "boots")
+    return _table(head, rows)
+
+
 def _speed_table(windows: pl.DataFrame) -> str:
     rows = []
     known = windows.filter(pl.col("engine_core_speed_mops").is_not_null()).with_columns(rate=RATE)
-    for (model, kind, arm), seen in sorted(known.group_by("model", "kind", "arm"), key=lambda item: item[0]):
+    for (sweep, model, kind, arm), seen in sorted(
+        known.group_by("sweep", "model", "kind", "arm"), key=lambda item: item[0]
+    ):
         speed, rate = np.log(seen["engine_core_speed_mops"].to_numpy()), np.log(seen["rate"].to_numpy())
         if len(speed) < FEWEST_WINDOWS:
             continue
@@ -111,6 +172,7 @@ def _speed_table(windows: pl.DataFrame) -> str:
         left = rate - slope * speed - offset
         rows.append(
             (
+                str(sweep),
                 str(model).split("/")[-1],
                 str(kind),
                 str(arm),
@@ -121,7 +183,7 @@ def _speed_table(windows: pl.DataFrame) -> str:
                 f"{100 * left.std(ddof=2):.1f} %",
             )
         )
-    head = ("model", "kind", "arm", "windows", "core speed, Mops", "rate scatters by", "slope", "scatter left")
+    head = ("sweep", "model", "kind", "arm", "windows", "core speed, Mops", "rate scatters by", "slope", "scatter left")
     return _table(head, rows)
 
 
@@ -199,15 +261,15 @@ HEAD = """# Findings so far
 
 Measured, not simulated. Made from `{source}` by `python -m dashboards.findings`; the store holds every window, and the
 requests of every 4th client. World: {world}.
-Prompts are random token ids, sampling is greedy, engines are pinned: EngineCore alone on one core, frontend and clients
-on another. Dummy weights are near zero, which costs less power than trained ones would.
+Prompts are random token ids, sampling is greedy. Unless an arm's name says otherwise, engines are pinned, EngineCore
+alone on one core, frontend and clients on another, and weights are dummies, which are near zero.
 
 What was run:
 """
 
 VERDICT_NOTE = """The ratio is of throughput, at equal total concurrency, as a geometric mean over boots. Three sets of
-boots are the least for `wins` or `loses`; the intervals allow for looking again after every further
-boot, which makes them wide at three.
+boots are the least for `wins` or `loses`. Their number stood in the sweep files before anything was measured, so the
+intervals are Student's (`--planned-boots 3`); whoever adds boots after a look has to drop that.
 """
 
 SPEED_NOTE = """One and the same engine gives two rates, minutes or seconds apart. The cause is outside the engine: the
@@ -217,6 +279,16 @@ sibling hardware thread of our core: no steal time is charged for that, and the 
 not show siblings. EngineCore therefore times a fixed piece of work at each step, and every window
 carries the mean. Where EngineCore bounds the rate, the rate follows that speed with a slope near 1,
 and little scatter is left once it is known; where the GPU bounds it, the slope is near 0.
+"""
+
+NOISE_NOTE = """What differs here is nothing but chance: two windows of one arm, next to each other in one boot; two
+arms of one boot that differ in name alone (`single` and `single-again`); one arm in two boots. Where EngineCore bounds
+the rate, its core's speed is what moves; where the GPU's power limit does, hardly anything moves.
+"""
+
+RESIDENCY_NOTE = """The engines of all arms are loaded side by side, and only one arm gets load. At the end of a set of
+boots all engines but one arm's were ended, and that arm was measured again, in the same boot. Harmless means: the
+interval lies within half the tie margin.
 """
 
 GRAPH_NOTE = """A closed loop out of step mixes decodes and prefills in most steps. With 256 clients and prompts of 128
@@ -231,11 +303,18 @@ then falls in the denser arm, and what MPS overlaps is paid for in clock.
 """
 
 TAIL = """
+## Placement and weights
+
+`single-unpinned` lets the engine float over the whole machine, `single-random` fills the weights with numbers of the
+size that trained ones have; both stand in the verdict table against `single`, with two boots so far. On this host, its
+cores slowed by neighbours that nobody sees, an engine that may leave a slow core gave more than one that may not:
+pinning makes arms comparable, and is no gain by itself here. In prefill the power limit binds with either weights, and
+the clock that it leaves is in the next line of figures above: a little lower where the numbers are real.
+
 ## Not measured yet
 
-Further models and contexts, A/A comparisons, dummy against variance-scaled weights, pinned against unpinned, resident
-against alone, sustained windows, and the published claims one by one. The third repeat of the 1.5B cells is missing:
-the GPU's time ran out, and the sweep goes on from its store.
+Further models and contexts, the third set of boots of `controls`, resident against alone for arms of several engines,
+sustained windows, what becomes of a sweep whose parts are killed on a GPU, and the published claims one by one.
 """
 
 

@@ -34,8 +34,8 @@ CELL = ("sweep", "backend", "gpu_kind", "model", "kind", "prompt_tokens", "outpu
 
 
 def numbered(trials: pl.DataFrame) -> pl.DataFrame:
-    """`trials` with numbers for cells (`cell_id`) and trials (`trial`: numbers join faster than texts), and with
-    `residency` and `boot_id` filled where an arm never came up.
+    """`trials` with numbers for cells (`cell_id`) and trials (`trial`: numbers join faster than texts), with
+    `residency` and `boot_id` filled where an arm never came up, and `together`: whether a repeat's arms boot as one.
 
     A cell is judged by residency apart: windows of engines that are alone and of resident ones are not one population.
     """
@@ -45,6 +45,7 @@ def numbered(trials: pl.DataFrame) -> pl.DataFrame:
         .with_columns(
             cell_id=pl.struct(CELL).rank("dense"),
             boot_id=pl.coalesce("boot_id", pl.format("{}/{}", "repeat_id", "arm")),
+            **({} if "together" in trials.columns else {"together": residency.fill_null("resident") == "resident"}),
         )
         .sort("cell_id", "repeat", "repeat_id", "arm")
         .with_row_index("trial")
@@ -59,7 +60,9 @@ def pairs(trials: pl.DataFrame) -> pl.DataFrame:
     (mps / timesliced), `mps_cost` (mps(1) / single), `gain` (mps(n) / single); null for any other pair.
     """
     setting = ["cell_id", "engines", "cores_per_engine", "pinned", "engine_args"]
-    arms = trials.group_by("cell_id", "arm", maintain_order=True).agg(
+    # An arm that was measured alone after the others had gone is for orchestrator/equivalence.py.
+    lone = (pl.col("residency") == "alone") & (pl.len().over("repeat_id") == 1)
+    arms = trials.filter(~lone).group_by("cell_id", "arm", maintain_order=True).agg(
         pl.col("sharing", *setting[1:]).first(), pl.col("baseline").drop_nulls().unique()
     )
     against = arms.explode("baseline", empty_as_null=True, keep_nulls=True).filter(pl.col("baseline") != pl.col("arm"))
@@ -98,17 +101,24 @@ def sides(trials: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
 
 
 def log_windows(trials: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
-    """Windows of the trials that ended well, each metric as its natural log; null where it is not a positive number.
+    """Windows of the trials that ended well, each metric as its natural log, and `core`, that of the core speed; null
+    where it is not a positive number.
 
-    `throughput` counts output tokens a second, and prompt tokens for `prefill`, whose requests have one output token.
+    `throughput` counts output tokens a second, and prompt tokens for `prefill`, whose requests have one output token:
+    by the tapered rate where a window has one (orchestrator/taper.py).
     """
     kept = ["trial_id", "attempt_id", "trial", "cell_id", "arm", "boot_id", "kind"]
     ok = trials.filter(outcome="ok").select(kept)
-    rate = pl.when(pl.col("kind") == "prefill").then("prompt_tokens").otherwise("output_tokens") / pl.col("duration_s")
+    counted = pl.when(pl.col("kind") == "prefill").then("prompt_tokens").otherwise("output_tokens")
+    rate = pl.coalesce("prefill_tokens_s", counted / pl.col("duration_s"))
     metrics = {"throughput": rate} | {metric: pl.col(column) for metric, column in LATENCIES.items()}
+    metrics["core"] = pl.col("engine_core_speed_mops")
     needed = ["trial_id", "attempt_id", "round_index", "order_index", "previous_arm", "certified"]
     return (
-        windows.select(*needed, "output_tokens", "prompt_tokens", "duration_s", *LATENCIES.values())
+        windows.select(
+            *needed, "output_tokens", "prompt_tokens", "prefill_tokens_s", "duration_s", "engine_core_speed_mops",
+            *LATENCIES.values(),
+        )
         .join(ok, on=["trial_id", "attempt_id"])
         .select(
             "trial", "cell_id", "arm", "boot_id", *needed[2:5],
@@ -123,9 +133,10 @@ def rounds(logs: pl.DataFrame, sides: pl.DataFrame) -> pl.DataFrame:
 
     A window that is not certified takes its whole round with it, for the pairs that its arm is in.
     """
-    by_round = logs.group_by("trial", "round_index").agg(pl.col("certified").all(), pl.col(METRICS).mean())
+    values = (*METRICS, "core")
+    by_round = logs.group_by("trial", "round_index").agg(pl.col("certified").all(), pl.col(values).mean())
     sound = by_round.filter("certified").drop("certified")
-    base = sound.rename({"trial": "base_trial"} | {metric: f"base_{metric}" for metric in METRICS})
+    base = sound.rename({"trial": "base_trial"} | {value: f"base_{value}" for value in values})
     return (
         sides.filter(residency="resident")
         .join(sound, on="trial")

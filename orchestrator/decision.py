@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import polars as pl
 
-from orchestrator.sequential import FORESEEN, MIN_BOOTS, boots_to_decide
+from orchestrator.sequential import MAX_BOOTS, MIN_BOOTS, boots_to_decide
 
-FAR = f"more than {FORESEEN} boots at the spread seen: the ratio lies too near an end of the margin"
+FAR = f"more than {MAX_BOOTS} boots at the spread seen: the ratio lies too near an end of the margin"
+
+# What is measured already stays: a repeat's number is part of its identity, so the sweep measures the new ones only.
+MORE_BOOTS = (
+    "more boots: {}; set `repeats: {}` (now {}) in the sweep's file and run "
+    "`python -m orchestrator.sweep sweeps/{}.yaml --store STORE`: "
+)
 
 
 def decide(rows: pl.DataFrame) -> pl.DataFrame:
@@ -15,10 +21,9 @@ def decide(rows: pl.DataFrame) -> pl.DataFrame:
     `wins` means better, so for a latency the ratio is below one. A ratio that drifts has to earn its verdict at the
     start of a repeat and at its end; `unsteady` where it does not.
     """
-    upper, lower = (1 + pl.col("margin")).log(), (1 - pl.col("margin")).log()
-    above = _verdict(pl.col("low"), pl.col("high"), lower, upper)
+    above = word(pl.col("low"), pl.col("high"), pl.col("margin"))
     bend = pl.col("drift").abs().fill_null(0.0) / 2
-    bent = _verdict(pl.col("low") - bend, pl.col("high") + bend, lower, upper)
+    bent = word(pl.col("low") - bend, pl.col("high") + bend, pl.col("margin"))
     sound = (pl.col("against").list.len() == 0) & pl.col("half_width").is_finite().fill_null(False)
     hurt = sound & (pl.col("metric") == "throughput") & (above != "undecided") & (bent != above)
     text = pl.concat_list(
@@ -45,7 +50,9 @@ def decide(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _verdict(low: pl.Expr, high: pl.Expr, lower: pl.Expr, upper: pl.Expr) -> pl.Expr:
+def word(low: pl.Expr, high: pl.Expr, margin: pl.Expr) -> pl.Expr:
+    """The verdict that an interval of the log ratio gives, higher being better."""
+    upper, lower = (1 + margin).log(), (1 - margin).log()
     return (
         pl.when(low > upper).then(pl.lit("wins"))
         .when(high < lower).then(pl.lit("loses"))
@@ -108,14 +115,16 @@ def with_next_step(rows: pl.DataFrame) -> pl.DataFrame:
     more = pl.col("boots_wanted") - pl.col("boots")
     rows = rows.with_columns(gpu_minutes=more * (pl.col("measuring_s") + pl.col("booting_s")) / 60)
     noisy = (
-        pl.when(pl.col("noise_share") > 0.5).then(pl.lit("; longer repeats would help as much")).otherwise(pl.lit(""))
-    )
+        pl.when(pl.col("noise_share") > 0.5).then(pl.lit("; more windows a repeat would help as much"))
+        .otherwise(pl.lit(""))
+    )  # fmt: skip
     cost = pl.format(
         "about {} GPU minutes, of which the booting is shared by the model's cells", pl.col("gpu_minutes").round(1)
     )
+    command = pl.format(MORE_BOOTS, more, pl.col("repeats") + more, "repeats", "sweep")
     return rows.with_columns(
         next_step=pl.when(pl.col("boots_wanted").is_not_null()).then(
-            pl.concat_str(pl.format("more boots: {}, ", more), cost.fill_null("cost not known"), noisy)
+            pl.concat_str(command, cost.fill_null("cost not known"), noisy)
         )
         .when(open_ & pl.col("unsteady")).then(pl.lit("a longer warm-up, then measure anew: the ratio drifts"))
         .when(open_ & pl.col("judged")).then(pl.lit(FAR))

@@ -3,10 +3,14 @@
 Two levels, two rules. Windows within a repeat stop on precision: `enough`. Boots stop on the verdict: an undecided cell
 gets one more, so the verdict is looked at after 3, 4, 5, ... boots and a plain 95 % interval would miss more
 often than 5 % at the look that ended it. `critical_value` therefore spends the error over the looks (K. K. G. Lan and
-D. L. DeMets, "Discrete sequential boundaries for clinical trials", Biometrika 70 (1983) 659-663): after n boots
-alpha (1 - (2/n)^2) of it is gone, whatever n turns out to be in the end. The intervals it makes are repeated
-confidence intervals (C. Jennison and B. W. Turnbull, J. R. Stat. Soc. B 51 (1989) 305-361): all of them together hold
-the true ratio with 95 %, so any stopping rule is allowed, also one made up on the way.
+D. L. DeMets, "Discrete sequential boundaries for clinical trials", Biometrika 70 (1983) 659-663): the share `spent`
+grows with the root of the looks up to MAX_BOOTS, and LATER of it is kept for looks beyond. The intervals it makes are
+repeated confidence intervals (C. Jennison and B. W. Turnbull, J. R. Stat. Soc. B 51 (1989) 305-361): all of them
+together hold the true ratio with 95 %, so any stopping rule is allowed, also one made up on the way, and giving up too.
+
+Why the root: with two degrees of freedom error is worth little, at three boots one pays dearly for it and decides the
+same large gains without; spending evenly would make three boots useless, spending early leaves nothing for the small
+gains that need many.
 """
 
 from __future__ import annotations
@@ -23,12 +27,16 @@ from orchestrator.trial import Measurement
 
 ALPHA = 0.05
 MIN_BOOTS = 3
-MAX_BOOTS = 8
-FORESEEN = 40
+MAX_BOOTS = 16
+LATER = 0.02
+GIVE_UP_FROM = 5  # boots: below, their spread is known too poorly to call a cell hopeless
 
 # |t| after n boots that a paired series without any effect first passes here with the probability spent at n, by
-# simulation of 3,000,000 Gaussian series (standard error of the spent share below 0.0001); rounded up.
-BOUNDARY = {3: 5.89, 4: 4.73, 5: 4.41, 6: 4.29, 7: 4.25, 8: 4.23, 9: 4.23, 10: 4.23, 11: 4.23, 12: 4.23}
+# `python -m orchestrator.boundary` (standard error of each spent share below 0.0001); rounded up.
+BOUNDARY = {
+    3: 8.64, 4: 6.18, 5: 5.00, 6: 4.38, 7: 4.01, 8: 3.75, 9: 3.57,
+    10: 3.44, 11: 3.33, 12: 3.25, 13: 3.18, 14: 3.12, 15: 3.07, 16: 3.02,
+}  # fmt: skip
 
 
 def enough(log_ratio_rounds: Mapping[str, Sequence[float]], measurement: Measurement) -> bool:
@@ -56,7 +64,11 @@ def enough(log_ratio_rounds: Mapping[str, Sequence[float]], measurement: Measure
 
 def spent(boots: int) -> float:
     """Share of alpha spent once `boots` boots have been looked at; the first look is at three."""
-    return 1.0 - (2.0 / boots) ** 2 if boots >= MIN_BOOTS else 0.0
+    if boots < MIN_BOOTS:
+        return 0.0
+    if boots > MAX_BOOTS:
+        return 1.0 - LATER * (MAX_BOOTS / boots) ** 2
+    return (1.0 - LATER) * math.sqrt((boots - 2) / (MAX_BOOTS - 2))
 
 
 @lru_cache(maxsize=1024)
@@ -87,17 +99,21 @@ def looks_factor(boots: int, planned_boots: int | None = None) -> float:
 
 
 def boots_to_decide(log_ratio: Floats, boot_sd: Floats, boots: Floats, margin: Floats) -> Floats:
-    """Boots in all after which each verdict is expected; NaN where more than FORESEEN would be needed.
+    """Boots in all after which each verdict is expected, at most MAX_BOOTS; NaN where it is given up.
 
     boot_sd: standard deviation of the boots' log ratios. Takes the estimate for the truth: the interval has to clear
-    the nearest end of the margin, from the side that it is on. With no margin a tie cannot be said.
+    the nearest end of the margin, from the side that it is on. With no margin a tie cannot be said. A cell out of reach
+    gets the whole budget while it has fewer than GIVE_UP_FROM boots or would be in reach were the ratio two standard
+    errors further from the margin; after that it is given up.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         distance = np.minimum(np.abs(log_ratio - np.log1p(margin)), np.abs(log_ratio - np.log1p(-margin)))
         reached = distance / boot_sd
-    totals = np.arange(MIN_BOOTS, FORESEEN + 1)
+        hoped = reached + 2.0 / np.sqrt(boots)
+    totals = np.arange(MIN_BOOTS, MAX_BOOTS + 1)
     needed = np.array([critical_value(int(total)) / math.sqrt(total) for total in totals])
-    wanted = np.full(reached.shape, np.nan)
+    hopeful = (boots < MAX_BOOTS) & np.isfinite(reached) & ((boots < GIVE_UP_FROM) | (needed[-1] < hoped))
+    wanted = np.where(hopeful, float(MAX_BOOTS), np.nan)
     for total, half_width in zip(totals[::-1], needed[::-1], strict=True):
         wanted = np.where((half_width < reached) & (total > boots), float(total), wanted)
     return wanted

@@ -1,6 +1,8 @@
 """Frames to verdicts: `wins`, `loses`, `tie` or `undecided` for every cell, pair of arms and metric.
 
     python -m orchestrator.verdicts STORE [--format table|json|csv] [--sweep NAME] [--backend BACKEND]
+    python -m orchestrator.verdicts STORE --view own_peak           # another matching rule, see orchestrator.views
+    python -m orchestrator.verdicts STORE --view equal_latency --latency e2e_p50=8
 
 A verdict is a pure function of the trials and windows that a store holds; docs/method.md has the reasoning.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator import contrast, decision, grounds, multiplicity
+from orchestrator.core_speed import at_equal_speed
 from orchestrator.courses import courses
 from orchestrator.errors import EXIT_OK, MpscapeError
 from orchestrator.records import Columns
@@ -55,8 +59,15 @@ COLUMNS: Columns = {
     "boots_wanted": pl.Int64,  # boots in all that should decide; null where decided or out of reach
     "gpu_minutes": pl.Float64,  # for those boots
     "next_step": pl.String,
+    # throughput only: the ratio if EngineCore's core had run equally fast in both arms, see core_speed; never a verdict
+    "equal_speed_mops": pl.Float64,
+    "equal_speed_ratio": pl.Float64,
+    "equal_speed_low": pl.Float64,
+    "equal_speed_high": pl.Float64,
 }
 VERDICTS = pl.Schema(COLUMNS)
+SPEEDS = [name for name in COLUMNS if name.startswith("equal_speed")]
+ORDER = (*KEY, "residency", "arm", "baseline", pl.col("metric").cast(pl.Enum(contrast.METRICS)))
 
 
 def judge(
@@ -78,39 +89,98 @@ def judge(
     logs = contrast.log_windows(numbered, windows)
     rounds = contrast.rounds(logs, sides)
     contrasts = contrast.boot_contrasts(logs, sides, rounds)
-    facts = _cells(numbered, margin)
+    facts = cells(numbered, margin)
+    course = courses(logs, rounds, pairs, facts)
+    rows = assemble(numbered, windows, pairs, sides, contrasts, course, facts, planned_boots)
+    return (
+        _beside(rows, at_equal_speed(rounds, planned_boots))
+        .select(VERDICTS.names())
+        .cast(VERDICTS)
+        .sort(*ORDER, nulls_last=True)
+    )
+
+
+def _beside(rows: pl.DataFrame, at_speed: pl.DataFrame) -> pl.DataFrame:
+    """Adds the columns of `core_speed` to the throughput rows that have a ratio, and says so where its interval would
+    have given another word."""
+    known = (pl.col("metric") == "throughput") & pl.col("ratio").is_not_null()
+    ratio = pl.when(known).then("equal_speed")
+    low, high = ratio - pl.col("equal_speed_half"), ratio + pl.col("equal_speed_half")
+    word = decision.word(low, high, pl.col("margin"))
+    told = pl.format(
+        "at equal core speed ({} Mops) the ratio is {} ({} to {})",
+        pl.col("equal_speed_mops").round(1), *(value.exp().round(3) for value in (ratio, low, high)),
+    )  # fmt: skip
+    other = known & pl.col("judged") & low.is_finite() & (word != pl.col("verdict"))
+    return (
+        rows.drop(SPEEDS)
+        .join(at_speed, on="pair_id", how="left")
+        .with_columns(
+            equal_speed_mops=pl.when(known).then("equal_speed_mops"),
+            equal_speed_ratio=ratio.exp(),
+            equal_speed_low=low.exp(),
+            equal_speed_high=high.exp(),
+            reasons=pl.concat_list("reasons", pl.concat_list(pl.when(other).then(told)).list.drop_nulls()),
+        )
+    )
+
+
+def assemble(
+    numbered: pl.DataFrame,
+    windows: pl.DataFrame,
+    pairs: pl.DataFrame,
+    sides: pl.DataFrame,
+    contrasts: pl.DataFrame,
+    course: pl.DataFrame,
+    facts: pl.DataFrame,
+    planned_boots: int | None,
+    metrics: Sequence[str] = contrast.METRICS,
+    more_grounds: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """From the contrasts of boots to verdicts: one row a pair and metric, `pair_id` and the columns of VERDICTS.
+
+    The frames are those of `contrast` and `courses`. The grounds against a verdict that lie in the tables are found
+    here; `more_grounds` has others, in the shape of `grounds.GROUNDS`.
+    """
     rows = (
         pairs.join(facts, on="cell_id")
-        .join(pl.DataFrame({"metric": contrast.METRICS}), how="cross")
+        .join(pl.DataFrame({"metric": list(metrics)}), how="cross")
         .filter((pl.col("kind") != "prefill") | ~pl.col("metric").str.starts_with("tpot"))
         .join(contrast.intervals(contrasts, planned_boots), on=["pair_id", "metric"], how="left")
         .with_columns(pl.col("boots", "windows").fill_null(0))
     )
     before = pl.concat([
-        grounds.missing(numbered, sides), grounds.mixed(numbered, sides), grounds.uncertified(numbered, windows, pairs)
+        grounds.missing(numbered, sides), grounds.mixed(numbered, sides), grounds.uncertified(numbered, windows, pairs),
+        grounds.GROUNDS.to_frame() if more_grounds is None else more_grounds,
     ])  # fmt: skip
-    rows = decision.with_reasons(rows, before, courses(logs, rounds, pairs, facts))
+    rows = decision.with_reasons(rows, before, course)
     rows = decision.with_next_step(multiplicity.with_q(decision.decide(rows), planned_boots))
-    metric = pl.col("metric").cast(pl.Enum(contrast.METRICS))
-    return (
-        rows.select(VERDICTS.names()).cast(VERDICTS).sort(*KEY, "residency", "arm", "baseline", metric, nulls_last=True)
-    )
+    return rows.with_columns(pl.lit(None, pl.Float64).alias(name) for name in SPEEDS)
 
 
-def _cells(numbered: pl.DataFrame, margin: float | None) -> pl.DataFrame:
-    """One row a cell: its key, GPU names as found, margin, and what one more repeat costs in seconds of its GPU."""
+def cells(numbered: pl.DataFrame, margin: float | None) -> pl.DataFrame:
+    """One row a cell: its key, GPU names as found, margin, repeats so far, and what one more costs its GPU in seconds.
+
+    Engines that are resident together boot together: one boot time a repeat, not one an arm.
+    """
     ok = pl.col("outcome") == "ok"
-    known = numbered.group_by("sweep", "backend", "gpu_kind").agg(found=pl.col("gpu_name").drop_nulls().first())
+    known = numbered.group_by("sweep", "backend", "gpu_kind").agg(
+        found=pl.col("gpu_name").drop_nulls().first(), repeats=pl.col("repeat").max() + 1
+    )
     own = pl.col("gpu_name").drop_nulls().unique().sort().str.join(" | ")
-    cells = numbered.group_by("cell_id").agg(
+    spent = numbered.filter(ok).group_by("cell_id", "repeat").agg(
+        booting_s=pl.when(pl.col("together").first()).then(pl.col("boot_s").max()).otherwise(pl.col("boot_s").sum()),
+        measuring_s=pl.col("measuring_s").sum(),
+    )  # fmt: skip
+    cost = spent.group_by("cell_id").agg(pl.col("booting_s", "measuring_s").mean())
+    found = numbered.group_by("cell_id").agg(
         pl.col(contrast.CELL).first(),
         own=own,
         margin=pl.lit(margin) if margin is not None else pl.col("tie_margin").max(),
-        measuring_s=pl.col("measuring_s").filter(ok).sum() / pl.col("repeat_id").filter(ok).n_unique(),
-        booting_s=pl.col("boot_s").filter(ok).sum() / pl.col("repeat_id").filter(ok).n_unique(),
     )
     return (
-        cells.join(known, on=["sweep", "backend", "gpu_kind"], how="left", nulls_equal=True)
+        found.join(cost, on="cell_id", how="left")
+        .join(known, on=["sweep", "backend", "gpu_kind"], how="left", nulls_equal=True)
         .with_columns(
             gpu_name=pl.coalesce(pl.when(pl.col("own") != "").then("own"), "found", "gpu_kind"),
             margin=pl.col("margin").fill_null(0.0).cast(pl.Float64),
@@ -131,7 +201,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--planned-boots", type=int, metavar="N",
         help="the number of boots was fixed before any result was seen: intervals then allow for one look only",
     )  # fmt: skip
+    views = ("equal_total", "per_engine", "own_peak", "equal_latency", "all")
+    parser.add_argument("--view", choices=views, help="what is equal between the arms (default: equal_total)")
+    parser.add_argument(
+        "--latency", action="append", default=[], type=_level, metavar="METRIC=SECONDS",
+        help="a level for equal_latency, such as e2e_p50=8; may be given again",
+    )  # fmt: skip
     asked = parser.parse_args(arguments)
+    if asked.latency and asked.view not in ("equal_latency", "all"):
+        parser.error("--latency goes with --view equal_latency")
     if asked.margin is not None and not 0 <= asked.margin < 1:
         parser.error(f"--margin {asked.margin} is not a share from 0 to 1")
     try:
@@ -145,8 +223,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"left out: {fault}", file=sys.stderr)
     if asked.backend:
         trials = trials.filter(backend=asked.backend)
-    show(judge(trials, windows, margin=asked.margin, planned_boots=asked.planned_boots), asked.format)
+    rows = _asked_for(asked, trials, windows)
+    show(rows.with_columns(pl.col("next_step").str.replace("--store STORE", f"--store {asked.store}")), asked.format)
     return EXIT_OK
+
+
+def _asked_for(asked: argparse.Namespace, trials: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
+    """Without `--view` the rows of `judge` as they are; with it, those of `views.judge_views`."""
+    if asked.view is None:
+        return judge(trials, windows, margin=asked.margin, planned_boots=asked.planned_boots)
+    from orchestrator.views import VIEWS, judge_views  # it builds on this module
+
+    levels: dict[str, list[float]] = {}
+    for metric, level in asked.latency:
+        levels.setdefault(metric, []).append(level)
+    wanted = VIEWS if asked.view == "all" else [asked.view]
+    return judge_views(
+        trials, windows, views=wanted, latencies=levels or None, margin=asked.margin, planned_boots=asked.planned_boots
+    )
+
+
+def _level(text: str) -> tuple[str, float]:
+    """`e2e_p50=8` as metric and seconds."""
+    metric, _, seconds = text.partition("=")
+    try:
+        level = float(seconds)
+    except ValueError:
+        level = math.nan
+    if metric not in contrast.LATENCIES or not 0 < level < math.inf:
+        known = ", ".join(contrast.LATENCIES)
+        raise argparse.ArgumentTypeError(f"{text!r} is not METRIC=SECONDS with one of {known}")
+    return metric, level
 
 
 def show(verdicts: pl.DataFrame, form: str) -> None:
@@ -161,9 +268,13 @@ def show(verdicts: pl.DataFrame, form: str) -> None:
 
 def _show_table(verdicts: pl.DataFrame) -> None:
     console = Console(markup=False, highlight=False)
-    for (sweep, backend, gpu), rows in verdicts.group_by("sweep", "backend", "gpu_name", maintain_order=True):
+    if "view" not in verdicts.columns:
+        verdicts = verdicts.with_columns(view=pl.lit(""), setting=pl.lit(None, pl.String))
+    tables = ["view", "sweep", "backend", "gpu_name"]
+    for (view, sweep, backend, gpu), rows in verdicts.group_by(tables, maintain_order=True):
         predicted = ": predictions of a model, not measurements" if backend == "simulated" else ""
-        table = Table(title=f"{sweep} on {gpu}, {backend}{predicted}", title_justify="left")
+        matched = f", {view}" if view else ""
+        table = Table(title=f"{sweep} on {gpu}, {backend}{matched}{predicted}", title_justify="left")
         for heading in ("model", "kind", "tokens in/out", "C", "arms", "ratio", "95 % interval", "verdict", "boots"):
             table.add_column(heading, overflow="fold")
         table.add_column("reasons and next step", overflow="fold", ratio=1)
@@ -172,7 +283,8 @@ def _show_table(verdicts: pl.DataFrame) -> None:
             interval = "none" if row["ci_low"] is None else f"{row['ci_low']:.3f} to {row['ci_high']:.3f}"
             why = "; ".join([*row["reasons"], *([row["next_step"]] if row["next_step"] else [])])
             table.add_row(
-                row["model"], row["kind"], f"{row['prompt_tokens']}/{row['output_tokens']}", str(row["concurrency"]),
+                row["model"], row["kind"], f"{row['prompt_tokens']}/{row['output_tokens']}",
+                row["setting"] or str(row["concurrency"]),
                 f"{row['arm']} / {row['baseline']}", ratio, interval, row["verdict"], str(row["boots"]), why,
             )  # fmt: skip
         console.print(table)

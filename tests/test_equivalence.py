@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from orchestrator.equivalence import residency
+from orchestrator.verdicts import judge
 from tests.planted import frames
 
 ROUNDS = 3
@@ -64,8 +65,11 @@ def test_windows_without_certificate_do_not_count() -> None:
     assert residency(trials, spoilt)["boots"].to_list() == [2]
 
 
-def test_the_verdict_command_leaves_single_arms_out_of_the_comparison() -> None:
-    from orchestrator.verdicts import judge
-
-    trials, windows = both_ways([0.0, 0.001, -0.001])
-    assert judge(trials, windows).is_empty()
+def test_arms_that_were_measured_alone_in_turn_are_not_compared_with_each_other() -> None:
+    logs = np.zeros((1, 4, 2, ROUNDS)) + 10.0
+    arms = (("timesliced2", "timesliced", 2), ("mps2", "mps", 2))
+    trials, windows = frames(logs, arms=arms, baseline="single", residency="alone")
+    together = judge(trials, windows)
+    assert set(together["arm"]) == {"mps2", "timesliced2"} and together.height > 0
+    apart = trials.with_columns(repeat_id=pl.format("{}-{}", "repeat_id", "arm"))
+    assert judge(apart, windows).is_empty()

@@ -66,17 +66,20 @@ def test_thinning_keeps_all_but_requests(tmp_path, capsys):
 
 def test_the_figures_of_the_readme_stand_in_the_record():
     store = ResultStore.open(str(RECORD), create=False)
-    verdicts = judge(store.read("trials"), store.read("windows")).filter(
+    verdicts = judge(store.read("trials"), store.read("windows"), planned_boots=3).filter(
         pl.col("sweep") == "smoke-gpu", pl.col("metric") == "throughput", pl.col("baseline") == "single"
     )
-    cell = verdicts.filter(pl.col("model") == "Qwen/Qwen2.5-0.5B", pl.col("kind") == "mixed").sort("arm")
-    assert cell["verdict"].to_list() == ["wins", "wins"]
-    assert set(verdicts["verdict"].to_list()) == {"wins", "undecided"} and (verdicts["verdict"] == "wins").sum() == 2
     text = " ".join((ROOT / "README.md").read_text().split())
-    mps, sliced = cell.rows(named=True)
-    shown = "{ratio:.2f} times the throughput of one pinned engine (95 % interval {ci_low:.2f} to {ci_high:.2f})"
-    assert shown.format(**mps) in text
-    assert "{ratio:.2f} times ({ci_low:.2f} to {ci_high:.2f})".format(**sliced) in text
+    rows = {(row["model"].split("-")[-1], row["kind"], row["arm"]): row for row in verdicts.iter_rows(named=True)}
+    for model in ("0.5B", "1.5B"):
+        mps, sliced = rows[model, "mixed", "mps2"], rows[model, "mixed", "timesliced2"]
+        assert (mps["verdict"], sliced["verdict"]) == ("wins", "wins")
+        assert "{ratio:.2f} times ({ci_low:.2f} to {ci_high:.2f})".format(**mps) in text
+        assert "{ratio:.2f} times ({ci_low:.2f} to {ci_high:.2f})".format(**sliced) in text
+    mps, sliced = rows["1.5B", "prefill", "mps2"], rows["1.5B", "prefill", "timesliced2"]
+    assert (mps["verdict"], sliced["verdict"]) == ("tie", "loses")
+    assert "{ratio:.3f} times ({ci_low:.3f} to {ci_high:.3f})".format(**mps) in text
+    assert "{ratio:.3f} times ({ci_low:.3f} to {ci_high:.3f})".format(**sliced) in text
 
 
 def test_no_store_is_said(tmp_path, capsys):

@@ -109,12 +109,13 @@ class Sweep:
         deadline = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline:
             assert driver.poll() is None, self.log.read_text(errors="replace")
-            if len(cores := self.busy_cores()) == 2:
-                time.sleep(1.0)
-                return cores
+            # Engines that boot are busy too, but not two of three for one second and more.
+            if all(len(self.busy_cores()) == 2 for _ in range(3)) and len(self.engine_cores()) == 3:
+                return self.busy_cores()
         raise AssertionError(f"no window of two engines came; {self.log.read_text(errors='replace')}")
 
     def victim(self, name: str, cores: list[psutil.Process]) -> psutil.Process:
+        assert cores, "the window ended before its engines could be told apart"
         if name == "EngineCore":
             return cores[0]
         if name == "frontend":

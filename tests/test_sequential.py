@@ -9,7 +9,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from orchestrator.sequential import BOUNDARY, boots_to_decide, critical_value, enough, looks_factor, more_boots, spent
+from orchestrator.boundary import boundary
+from orchestrator.sequential import (
+    BOUNDARY,
+    MAX_BOOTS,
+    boots_to_decide,
+    critical_value,
+    enough,
+    looks_factor,
+    more_boots,
+    spent,
+)
 from orchestrator.student import quantile
 from orchestrator.trial import Measurement
 from orchestrator.verdicts import judge
@@ -64,14 +74,20 @@ def test_what_lies_beyond_the_margin_is_decided_in_eight_boots(gain: float, verd
 
 def test_the_boundary_spends_what_it_says() -> None:
     rng = np.random.default_rng(23)
-    series = rng.standard_normal((12, 200_000))
+    series = rng.standard_normal((16, 200_000))
     sums, squares = series.cumsum(0), (series**2).cumsum(0)
     alive = np.ones(200_000, bool)
-    for boots in range(3, 13):
+    for boots in range(3, 17):
         mean = sums[boots - 1] / boots
         error = np.sqrt((squares[boots - 1] - boots * mean**2) / (boots - 1) / boots)
         alive &= np.abs(mean) < BOUNDARY[boots] * error
         assert 1 - alive.mean() == pytest.approx(0.05 * spent(boots), abs=0.0012)
+
+
+def test_the_boundary_can_be_made_again() -> None:
+    found = boundary(400_000, seed=7)
+    assert list(found) == list(BOUNDARY)
+    assert list(found.values()) == pytest.approx(list(BOUNDARY.values()), rel=0.03)
 
 
 def test_critical_values_of_the_edges() -> None:
@@ -79,7 +95,7 @@ def test_critical_values_of_the_edges() -> None:
     assert critical_value(2) == pytest.approx(12.706, abs=1e-3)
     assert critical_value(3, planned_boots=3) == pytest.approx(4.303, abs=1e-3)
     assert critical_value(4, planned_boots=3) == BOUNDARY[4]
-    assert critical_value(13) > BOUNDARY[12]
+    assert critical_value(17) > BOUNDARY[16]
     assert spent(2) == 0.0 and spent(10**6) == pytest.approx(1.0)
     assert sum(1 / looks_factor(boots) for boots in range(3, 200)) < 1.0
     assert looks_factor(5, planned_boots=5) == 1.0
@@ -122,8 +138,7 @@ def test_the_interval_within_a_repeat_holds_where_the_rounds_stop() -> None:
 
 
 def test_boots_to_decide_is_the_first_that_clears_the_margin() -> None:
-    wanted = boots_to_decide(*(np.array(v) for v in ([0.1, 0.1, 0.0, 0.0296, 0.1], [0.02, 0.06, 0.01, 0.02, np.nan],
-                                                    [3.0, 3.0, 3.0, 3.0, 1.0], [0.03] * 5)))  # fmt: skip
+    wanted = boots_to_decide(*(np.array(v) for v in ([0.1, 0.1, 0.0], [0.02, 0.06, 0.01], [3.0] * 3, [0.03] * 3)))
     distance = 0.1 - math.log1p(0.03)
     assert wanted[0] == 4
     total = int(wanted[1])
@@ -132,8 +147,16 @@ def test_boots_to_decide_is_the_first_that_clears_the_margin() -> None:
         < distance
         <= critical_value(total - 1) * 0.06 / math.sqrt(total - 1)
     )
-    assert wanted[2] == 4
-    assert np.isnan(wanted[3]) and np.isnan(wanted[4])
+    assert wanted[2] == 5
+
+
+def test_a_cell_on_the_margin_is_given_up_once_its_spread_is_known() -> None:
+    edge, spread, boots = [0.0296] * 4 + [0.1], [0.02] * 4 + [np.nan], [3.0, 4.0, 12.0, 16.0, 1.0]
+    wanted = boots_to_decide(*(np.array(v) for v in (edge, spread, boots, [0.03] * 5)))
+    assert wanted[:2].tolist() == [MAX_BOOTS, MAX_BOOTS]
+    assert np.isnan(wanted[2:]).all()
+    hoped = boots_to_decide(*(np.array([v]) for v in (0.0296 + 0.01, 0.02, 12.0, 0.03)))
+    assert hoped.item() == MAX_BOOTS
 
 
 def test_more_boots_asks_for_the_worst_cell_of_a_model_within_the_budget() -> None:
@@ -143,6 +166,6 @@ def test_more_boots_asks_for_the_worst_cell_of_a_model_within_the_budget() -> No
     asked = more_boots(verdicts)
     wanted = verdicts.filter(pl.col("metric") == "throughput", pl.col("boots_wanted").is_not_null())
     assert asked["cells"].to_list() == [len(wanted)]
-    assert asked["boots_more"].to_list() == [min(5, int(wanted["boots_wanted"].max()) - 3)]  # type: ignore[arg-type]
+    assert asked["boots_more"].to_list() == [min(13, int(wanted["boots_wanted"].max()) - 3)]  # type: ignore[arg-type]
     assert more_boots(verdicts, max_boots=3).is_empty()
     assert more_boots(verdicts.clear()).is_empty()

@@ -81,8 +81,11 @@ def test_fewer_than_three_boots_decide_nothing(boots: int) -> None:
     assert (row["ci_low"] is None) == (boots == 1)
     assert f"{boots} of at least 3 boots" in row["reasons"]
     assert row["boots_wanted"] == 3
-    assert row["gpu_minutes"] == pytest.approx((3 - boots) * (2 * 60 + 2 * 30) / 60)
-    assert row["next_step"].startswith(f"more boots: {3 - boots}, about")
+    assert row["gpu_minutes"] == pytest.approx((3 - boots) * (60 + 2 * 30) / 60)
+    assert row["next_step"].startswith(
+        f"more boots: {3 - boots}; set `repeats: 3` (now {boots}) in the sweep's file and run "
+        "`python -m orchestrator.sweep sweeps/planted.yaml --store STORE`: about"
+    )
 
 
 def undecided_because(trials: pl.DataFrame, windows: pl.DataFrame, *words: str) -> None:
@@ -273,9 +276,8 @@ def test_all_forms_of_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no verdicts" in capsys.readouterr().out
 
 
-def stored(root: Path) -> str:
+def write_store(root: Path, trials: pl.DataFrame, windows: pl.DataFrame) -> str:
     store = ResultStore.open(str(root), create=True)
-    trials, windows = frames(rates(1.5))
     for (repeat_id,), arms in trials.partition_by("repeat_id", as_dict=True).items():
         attempt = pl.lit(f"attempt-of-{repeat_id}")
         rows = windows.filter(pl.col("trial_id").is_in(arms["trial_id"].to_list()))
@@ -285,7 +287,7 @@ def stored(root: Path) -> str:
 
 
 def test_the_command_reads_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = stored(tmp_path / "store")
+    store = write_store(tmp_path / "store", *frames(rates(1.5)))
     assert main([store, "--format", "json", "--sweep", "planted", "--backend", "simulated"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["metric"]: row["verdict"] for row in rows}["throughput"] == "wins"
