@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from dashboards import answer, cells, figures, health, provenance_table, theme, verdict_map
+from dashboards.cell_chapter import cell_chapter, certificates, host_chapter, view_chapter
 from dashboards.page import Page
 from dashboards.table import csv_link, pairs, table
 from dashboards.world import World
@@ -55,7 +56,10 @@ def chapters(page: Page, world: World, store: ResultStore, prefix: str) -> None:
     if len(world.measured):
         _latency(page, world, prefix)
         _why(page, world, prefix)
+        cell_chapter(page, world, store, prefix)
+        host_chapter(page, world, prefix)
         _traces(page, world, prefix)
+    view_chapter(page, world, prefix)
     _health(page, world, prefix)
     _provenance(page, world, store, prefix)
     _verdicts(page, world, prefix)
@@ -170,6 +174,7 @@ def _health(page: Page, world: World, prefix: str) -> None:
     reasons = health.failure_reasons(world.measured)
     headings = {"check": "check", "windows": "windows", "arms": "arms", "example": "for example"}
     page.add(table(reasons, headings, "Why windows were not certified", world.simulated))
+    certificates(page, world)
     page.add(table(health.lost_trials(world.trials), LOST_COLUMNS, "Skipped and failed trials", world.simulated))
 
 

@@ -75,22 +75,7 @@ def bound_by(measured: pl.DataFrame, parameters: Mapping[str, int] | None = None
                 row=panel,
                 col=1,
             )
-    fig.update_xaxes(
-        tickvals=list(range(len(contexts))),
-        ticktext=[theme.tokens(c) for c in contexts],
-        range=[-0.5, len(contexts) - 0.5],
-        showgrid=False,
-        zeroline=False,
-        ticks="",
-    )
-    fig.update_yaxes(
-        tickvals=list(range(len(models))),
-        ticktext=[html.escape(labels[m]) for m in models],
-        range=[len(models) - 0.5, -0.5],
-        showgrid=False,
-        zeroline=False,
-        ticks="",
-    )
+    theme.grid_axes(fig, [theme.tokens(c) for c in contexts], [labels[model] for model in models])
     fig.update_xaxes(title_text="context (prompt tokens)", row=len(arms), col=1)
     fig.update_layout(barmode="overlay", margin={"t": 136}, legend={"y": 1 + 38 / (height * len(arms))})
     return fig
@@ -113,23 +98,34 @@ def bound_shares(measured: pl.DataFrame) -> pl.DataFrame:
 
 
 def activity(measured: pl.DataFrame, parameters: Mapping[str, int] | None = None) -> go.Figure:
-    """SM, tensor-core and DRAM activity, the busiest EngineCore and power over context: a column a model.
+    """SM, tensor-core and DRAM activity, the busiest EngineCore and power over context: a column a model."""
+    return curves(measured, COUNTERS, "How busy the GPU and the engines were", parameters)
+
+
+def curves(
+    measured: pl.DataFrame,
+    counters: Mapping[str, tuple[str, float, str]],
+    title: str,
+    parameters: Mapping[str, int] | None = None,
+) -> go.Figure:
+    """Counters over context, a row each, a column a model, a line an arm.
 
     Medians over certified windows; counters that this backend cannot read are left out, and the summary says which.
+    counters: column to words, factor and unit.
     """
     good = measured.filter("certified")
-    there = [name for name in COUNTERS if good[name].is_not_null().any()]
+    there = [name for name in counters if good[name].is_not_null().any()]
     if good.is_empty() or not there:
-        return theme.nothing("How busy the GPU was", "No counter was readable in a certified window.")
+        simulated = bool(len(measured)) and cells.one_backend(measured)
+        return theme.nothing(title, "No counter was readable in a certified window.", simulated)
     models = cells.model_order(good["model"], parameters)
     labels = cells.model_labels(models)
     arms = cells.arms(good)
     colours = theme.arm_colours(arms)
-    absent = [COUNTERS[name][0] for name in COUNTERS if name not in there]
     fig = theme.figure(
-        "How busy the GPU and the engines were",
+        title,
         130 + 165 * len(there),
-        _activity_summary(good, there, absent),
+        _curves_summary(good, counters, there),
         cells.one_backend(measured),
     )
     grid = make_subplots(
@@ -139,7 +135,7 @@ def activity(measured: pl.DataFrame, parameters: Mapping[str, int] | None = None
     )  # fmt: skip
     medians = good.group_by("model", "arm", "prompt_tokens").agg(pl.col(there).median()).sort("prompt_tokens")
     for row, name in enumerate(there, start=1):
-        words, scale, unit = COUNTERS[name]
+        words, scale, unit = counters[name]
         for column, model in enumerate(models, start=1):
             for index, arm in enumerate(arms):
                 line = medians.filter(model=model, arm=arm).drop_nulls(name)
@@ -180,12 +176,13 @@ def _bound_summary(shares: pl.DataFrame) -> str:
     return f"What bounded the certified windows, over all cells. {'; '.join(parts)}."
 
 
-def _activity_summary(good: pl.DataFrame, there: list[str], absent: list[str]) -> str:
+def _curves_summary(good: pl.DataFrame, counters: Mapping[str, tuple[str, float, str]], there: list[str]) -> str:
     parts = []
     for name in there:
-        words, scale, unit = COUNTERS[name]
+        words, scale, unit = counters[name]
         medians = good.group_by("arm").agg(pl.col(name).median()).drop_nulls().sort("arm")
         said = ", ".join(f"{arm} {value * scale:.3g}" for arm, value in medians.iter_rows())
         parts.append(f"{words} ({unit}): {said}")
+    absent = [words for name, (words, _, _) in counters.items() if name not in there]
     missing = f" Not readable here: {', '.join(absent)}." if absent else ""
     return f"Medians over all cells. {'; '.join(parts)}.{missing}"

@@ -70,9 +70,9 @@ def throughput_over_latency(measured: pl.DataFrame, latency: str = "e2e_p50_s") 
             legendrank=1000 + index,
             hoverinfo="skip",
         )
-    fig.update_xaxes(type="log", title_text=f"{words} (s)", tickformat="~g", dtick="D2")
+    fig.update_xaxes(type="log", title_text=f"{words} (s)", **_ticks(points, "latency", "~g"))
     tokens = "prompt" if measured["kind"][0] == "prefill" else "output"
-    fig.update_yaxes(type="log", title_text=f"{tokens} tokens/s", tickformat="~s", dtick="D2")
+    fig.update_yaxes(type="log", title_text=f"{tokens} tokens/s", **_ticks(points, "rate", "~s"))
     fig.update_layout(margin={"t": 112}, legend={"y": 1.0})
     return fig
 
@@ -153,6 +153,12 @@ def _points(measured: pl.DataFrame, latency: str) -> pl.DataFrame:
         .with_columns(place=pl.col("sharing").replace_strict(cells.SHARING_ORDER, return_dtype=pl.Int64))
         .sort("model", "prompt_tokens", "output_tokens", "place", "engines", "arm", "concurrency")
     )
+
+
+def _ticks(points: pl.DataFrame, name: str, form: str) -> dict[str, object]:
+    """1, 2, 5 of each decade; over less than a factor of three that would leave one tick or none."""
+    spread = max(points[f"{name}_high"]) / min(points[f"{name}_low"])
+    return {"tickformat": form, "dtick": "D2"} if spread > 3 else {"tickformat": f".3{form}", "nticks": 6}
 
 
 def _span(group: pl.DataFrame, name: str) -> dict[str, object]:

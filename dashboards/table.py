@@ -59,7 +59,7 @@ def _cell(value: Any, numeric: bool) -> str:
     if isinstance(value, list):
         return f"<td class='lines'>{'<br>'.join(html.escape(str(item)) for item in value)}</td>"
     if numeric:
-        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
         return f"<td class='number' data-value='{value}'>{shown}</td>"
     text = html.escape(str(value))
     return f"<td class='{text}'>{text}</td>" if text in theme.VERDICT_MARKS else f"<td>{text}</td>"

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
+import plotly.io
+
+# Pages add LIGHT or DARK to figures that carry none; the library's own would be copied with each figure, 10 ms a time.
+plotly.io.templates.default = None
 
 SIMULATED = "SIMULATED — a prediction, not a measurement"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+NEUTRAL = "#8a929d"  # lines and marks that belong to no series, on both page backgrounds
 MINUS, NBSP = "\u2212", "\u00a0"
 
 # Blue for a gain, orange for a loss: apart for all common colour-vision deficiencies (Okabe and Ito, 2008).
@@ -90,16 +97,52 @@ LIGHT = _template("#1d232b", "#5d6672", "#e3e6ea", "#ffffff", GAIN_LIGHT)
 DARK = _template("#e7eaee", "#9aa4b1", "#2f353d", "#1b2027", GAIN_DARK)
 
 
-def figure(title: str, height: int, summary: str, simulated: bool) -> go.Figure:
-    """An empty figure in the house style. `summary` is its text alternative, kept in `layout.meta["summary"]`."""
-    fig = go.Figure()
-    fig.update_layout(template=LIGHT, height=height, meta={"summary": summary, "simulated": simulated})
+def figure(
+    title: str,
+    height: int,
+    summary: str,
+    simulated: bool,
+    data: Sequence[Mapping[str, Any]] = (),
+    layout: Mapping[str, Any] | None = None,
+) -> go.Figure:
+    """A figure in the house style, empty or of `data` and `layout`, which are quicker to give at once than to add.
+
+    It carries no template: a page sets LIGHT or DARK. `summary` is its text alternative, kept in
+    `layout.meta["summary"]`.
+    """
     words = title
     if simulated:
         words += f"<br><span style='font-size:11px;color:#c2690c'><b>{SIMULATED}</b></span>"
-        fig.layout.meta["summary"] = f"{SIMULATED}. {summary}"
-    fig.update_layout(title={"text": words, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 18}})
-    return fig
+        summary = f"{SIMULATED}. {summary}"
+    head = {
+        "height": height,
+        "meta": {"summary": summary, "simulated": simulated},
+        "title": {"text": words, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 18}},
+    }
+    return go.Figure({"data": list(data), "layout": {**head, **(layout or {})}})
+
+
+def rule(x: float | None = None, y: float | None = None) -> dict[str, Any]:
+    """A dotted line across the whole figure at x or at y of the first axes, as a layout shape."""
+    ends = {"x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper"} if y is None else {"x0": 0, "x1": 1, "y0": y, "y1": y}
+    across = {} if y is None else {"xref": "paper"}
+    return {"type": "line", "line": {"color": NEUTRAL, "width": 1.4, "dash": "dot"}, "layer": "below", **ends, **across}
+
+
+def grid_axes(fig: go.Figure, columns: Sequence[str], rows: Sequence[str]) -> None:
+    """Named columns and rows at whole numbers, the first row on top, without lines: the axes of every grid of cells."""
+    for update, names, limits in (
+        (fig.update_xaxes, columns, [-0.5, len(columns) - 0.5]),
+        (fig.update_yaxes, rows, [len(rows) - 0.5, -0.5]),
+    ):
+        update(
+            tickvals=list(range(len(names))),
+            ticktext=[html.escape(name) for name in names],
+            range=limits,
+            showgrid=False,
+            zeroline=False,
+            ticks="",
+        )
 
 
 def said(fig: go.Figure) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import plotly.graph_objects as go
@@ -23,13 +23,15 @@ def verdict_map(
     limit: float | None = None,
     parameters: Mapping[str, int] | None = None,
     scale: bool = True,
+    links: Callable[[Mapping[str, Any]], str] | None = None,
 ) -> go.Figure:
     """One arm against one baseline over models (rows, smallest on top) and contexts (columns).
 
     verdicts: rows of one scene and one (arm, baseline) pair. trials: the scene's, to say `skipped` or `failed` where a
     cell has no ratio. limit: the ratio at which the colour ends (default: `colour_limit`), to share one scale among
     maps. parameters: parameter count by model, see `cells.model_order`. scale: draw the colour
-    bar; without it the words are smaller too, for a map beside another.
+    bar; without it the words are smaller too, for a map beside another. links: where a click on a row's cell leads,
+    kept in `layout.meta["links"]`.
     """
     verdicts = verdicts.filter(pl.col("metric") == "throughput")
     if verdicts.is_empty():
@@ -90,23 +92,11 @@ def verdict_map(
             showlegend=False,
         )
     labels = cells.model_labels(models)
-    fig.update_xaxes(
-        title_text="context (prompt tokens)",
-        tickvals=list(range(len(contexts))),
-        ticktext=[theme.tokens(c) for c in contexts],
-        range=[-0.5, len(contexts) - 0.5],
-        showgrid=False,
-        zeroline=False,
-        ticks="",
-    )
-    fig.update_yaxes(
-        tickvals=list(range(len(models))),
-        ticktext=[html.escape(labels[m]) for m in models],
-        range=[len(models) - 0.5, -0.5],
-        showgrid=False,
-        zeroline=False,
-        ticks="",
-    )
+    theme.grid_axes(fig, [theme.tokens(c) for c in contexts], [labels[model] for model in models])
+    fig.update_xaxes(title_text="context (prompt tokens)")
+    if links is not None:
+        known = {(r["model"], r["prompt_tokens"]): links(r) for r in rows}
+        fig.layout.meta["links"] = [[known.get((model, context)) for context in contexts] for model in models]
     end = math.log(limit or colour_limit(verdicts))
     steps: tuple[float, ...] = COARSE if end > math.log(1.6) else FINE
     if len(models) < 3:

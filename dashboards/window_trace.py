@@ -51,13 +51,13 @@ def window_trace(measured: pl.DataFrame) -> go.Figure:
                 hovertext=[_hover(row) for row in part.iter_rows(named=True)],
                 hoverinfo="text",
             )
-    ticks, labels = [], []
+    ticks, labels, shapes = [], [], []
     for (repeat,), part in rows.group_by("repeat", maintain_order=True):
         first, last = min(part["place"]), max(part["place"])
         ticks.append((first + last) / 2)
         labels.append(f"repeat {repeat}")
         if first > 0:
-            fig.add_vline(x=first - 1, line={"color": "#8a929d", "width": 1, "dash": "dot"})
+            shapes.append(theme.rule(x=first - 1))
     fig.update_xaxes(
         title_text="windows in the order they were measured",
         tickvals=ticks,
@@ -67,7 +67,7 @@ def window_trace(measured: pl.DataFrame) -> go.Figure:
         ticks="",
     )
     fig.update_yaxes(title_text=f"{unit} tokens/s", tickformat="~s", rangemode="normal")
-    fig.update_layout(margin={"t": 88}, legend={"y": 1.0})
+    fig.update_layout(margin={"t": 88}, legend={"y": 1.0}, shapes=shapes)
     return fig
 
 

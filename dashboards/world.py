@@ -8,20 +8,29 @@ import polars as pl
 
 from dashboards import cells, theme
 from orchestrator.errors import ModelError
-from orchestrator.verdicts import judge
+from orchestrator.views import judge_views
 from workloads.catalogue import CATALOGUE, canonical_name, load_model
+
+HEADLINE = "equal_total"
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """`measured` is of `cells.measured`, `verdicts` of `orchestrator.verdicts.judge`."""
+    """`measured` is of `cells.measured`, `views` of `orchestrator.views.judge_views`, `windows` as the store has them,
+    with those of other worlds of the sweep."""
 
     sweep: str
     backend: str
     gpu_kind: str
     trials: pl.DataFrame
     measured: pl.DataFrame
-    verdicts: pl.DataFrame
+    views: pl.DataFrame
+    windows: pl.DataFrame
+
+    @property
+    def verdicts(self) -> pl.DataFrame:
+        """The headline: arms compared at equal total concurrency."""
+        return self.views.filter(pl.col("view") == HEADLINE)
 
     @property
     def simulated(self) -> bool:
@@ -45,12 +54,15 @@ class World:
         return counts
 
 
-def split(trials: pl.DataFrame, windows: pl.DataFrame) -> list[World]:
-    """One world a sweep, backend and GPU kind, measurements before predictions."""
+def split(trials: pl.DataFrame, windows: pl.DataFrame, views: pl.DataFrame | None = None) -> list[World]:
+    """One world a sweep, backend and GPU kind, measurements before predictions; views: where judged already."""
     key = ["sweep", "backend", "gpu_kind"]
-    measured, verdicts = cells.measured(trials, windows), judge(trials, windows)
+    measured = cells.measured(trials, windows)
+    judged = judge_views(trials, windows) if views is None else views
     found = sorted(trials.select(key).unique().rows(), key=lambda k: (k[1] == "simulated", k))
-    return [
-        World(*k, *(frame.filter(**dict(zip(key, k, strict=True))) for frame in (trials, measured, verdicts)))
-        for k in found
-    ]
+    worlds = []
+    for sweep, backend, gpu_kind in found:
+        mine = dict(zip(key, (sweep, backend, gpu_kind), strict=True))
+        frames = [frame.filter(**mine) for frame in (trials, measured, judged)]
+        worlds.append(World(sweep, backend, gpu_kind, frames[0], frames[1], frames[2], windows))
+    return worlds

@@ -81,7 +81,7 @@ def test_every_part_of_a_prediction_says_so(page: str) -> None:
     plots = [attributes for _, attributes in tags.attributes if attributes.get("class") == "plot"]
     assert len(plots) >= 9
     assert all(str(plot["aria-label"]).startswith(theme.SIMULATED) for plot in plots)
-    assert words(page).count("<caption>") == words(page).count("simulated-inline") == 3
+    assert words(page).count("<caption>") == words(page).count("simulated-inline") == 4
 
 
 def test_a_measured_store_never_says_simulated(tmp_path: Path) -> None:
