@@ -302,3 +302,31 @@ def test_the_command_says_what_is_wrong_with_the_store(tmp_path: Path, capsys: p
     assert "nowhere" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([str(tmp_path), "--margin", "1.5"])
+
+
+HOSTILE: dict[str, tuple[dict[str, Any], dict[str, Any], pl.Expr, str]] = {
+    "all failed": ({"outcome": "failed", "reason": "BootError: gone"}, {}, pl.lit(True), "mps2 failed 4×: BootError"),
+    "zero tokens": ({}, {"output_tokens": 0}, pl.lit(True), "no paired window with a positive throughput"),
+    "NaN": ({}, {"duration_s": math.nan}, pl.lit(True), "no paired window with a positive throughput"),
+    "mixed versions": ({"software": '{"vllm": "0.26.0"}'}, {}, FIRST, "software differs between repeats: vllm"),
+    "mixed GPUs": ({"gpu_name": "NVIDIA H200"}, {}, FIRST, "GPUs of different kinds"),
+}
+
+
+@pytest.mark.parametrize("case", [*HOSTILE, "one arm missing", "one window"])
+def test_the_command_refuses_a_verdict_on_hostile_data_and_says_why(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials, windows = frames(rates(1.5))
+    if case == "one arm missing":
+        trials, words = trials.filter(~MPS).vstack(trials.filter(MPS & FIRST)), "mps2 has no trial in 3 of 4 repeats"
+    elif case == "one window":
+        windows, words = windows.head(1), "no paired window with a positive throughput"
+    else:
+        of_trials, of_windows, where, words = HOSTILE[case]
+        trials, windows = changed(trials, where, **of_trials), changed(windows, pl.lit(True), **of_windows)
+    assert main([write_store(tmp_path / "store", trials, windows), "--format", "json"]) == 0
+    row = next(row for row in json.loads(capsys.readouterr().out) if row["metric"] == "throughput")
+    assert (row["verdict"], row["map_verdict"]) == ("undecided", "undecided")
+    assert words in "; ".join(row["reasons"])
+    assert row["next_step"]
