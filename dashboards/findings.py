@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from dashboards import cells
 from dashboards.noise_table import noise
 from orchestrator.account import read_accounts, shares
 from orchestrator.equivalence import residency
@@ -23,8 +24,6 @@ from orchestrator.errors import MpscapeError
 from orchestrator.store import ResultStore
 from orchestrator.verdicts import judge
 
-COUNTED = pl.when(pl.col("kind") == "prefill").then("prompt_tokens").otherwise("output_tokens") / pl.col("duration_s")
-RATE = pl.coalesce("prefill_tokens_s", COUNTED)
 # Every sweep of the record has three repeats in its file, from before anything was measured, or fewer.
 PLANNED_BOOTS = 3
 # A line through fewer windows than this says nothing.
@@ -59,7 +58,7 @@ def page(store: ResultStore, source: str, core_speeds: Path | None = None) -> st
             _speed_table(windows),
             "\n## The same against the same\n",
             NOISE_NOTE,
-            _noise_table(trials, windows.with_columns(rate=RATE)),
+            _noise_table(trials, windows.with_columns(rate=cells.rate())),
             "\n## An arm alone against the same arm among resident engines\n",
             RESIDENCY_NOTE,
             _residency_table(residency(trials, store.read("windows"))),
@@ -161,7 +160,7 @@ def _residency_table(found: pl.DataFrame) -> str:
 
 def _speed_table(windows: pl.DataFrame) -> str:
     rows = []
-    known = windows.filter(pl.col("engine_core_speed_mops").is_not_null()).with_columns(rate=RATE)
+    known = windows.filter(pl.col("engine_core_speed_mops").is_not_null()).with_columns(rate=cells.rate())
     for (sweep, model, kind, arm), seen in sorted(
         known.group_by("sweep", "model", "kind", "arm"), key=lambda item: item[0]
     ):
@@ -200,7 +199,7 @@ def _levels(core_speeds: Path | None) -> str:
 
 def _graph_table(windows: pl.DataFrame) -> str:
     means = (
-        windows.with_columns(rate=RATE)
+        windows.with_columns(rate=cells.rate())
         .group_by("sweep", "model", "kind", "arm")
         .agg(pl.col("rate", "steps_full_graph_share", "steps_piecewise_graph_share", "steps_eager_share").mean())
         .sort("sweep", "model", "kind", "arm")

@@ -62,8 +62,10 @@ def pairs(trials: pl.DataFrame) -> pl.DataFrame:
     setting = ["cell_id", "engines", "cores_per_engine", "pinned", "engine_args"]
     # An arm that was measured alone after the others had gone is for orchestrator/equivalence.py.
     lone = (pl.col("residency") == "alone") & (pl.len().over("repeat_id") == 1)
-    arms = trials.filter(~lone).group_by("cell_id", "arm", maintain_order=True).agg(
-        pl.col("sharing", *setting[1:]).first(), pl.col("baseline").drop_nulls().unique()
+    arms = (
+        trials.filter(~lone)
+        .group_by("cell_id", "arm", maintain_order=True)
+        .agg(pl.col("sharing", *setting[1:]).first(), pl.col("baseline").drop_nulls().unique())
     )
     against = arms.explode("baseline", empty_as_null=True, keep_nulls=True).filter(pl.col("baseline") != pl.col("arm"))
     sliced = arms.filter(sharing="timesliced").select(*setting, baseline=pl.col("arm"))

@@ -10,8 +10,8 @@ FAR = f"more than {MAX_BOOTS} boots at the spread seen: the ratio lies too near 
 
 # What is measured already stays: a repeat's number is part of its identity, so the sweep measures the new ones only.
 MORE_BOOTS = (
-    "more boots: {}; set `repeats: {}` (now {}) in the sweep's file and run "
-    "`python -m orchestrator.sweep sweeps/{}.yaml --store STORE`: "
+    "more boots: {}; `python -m orchestrator.sweep sweeps/{}.yaml --store STORE --repeats {}` measures them beside the "
+    "{} there are: "
 )
 
 
@@ -121,7 +121,7 @@ def with_next_step(rows: pl.DataFrame) -> pl.DataFrame:
     cost = pl.format(
         "about {} GPU minutes, of which the booting is shared by the model's cells", pl.col("gpu_minutes").round(1)
     )
-    command = pl.format(MORE_BOOTS, more, pl.col("repeats") + more, "repeats", "sweep")
+    command = pl.format(MORE_BOOTS, more, "sweep", pl.col("repeats") + more, "repeats")
     return rows.with_columns(
         next_step=pl.when(pl.col("boots_wanted").is_not_null()).then(
             pl.concat_str(command, cost.fill_null("cost not known"), noisy)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from orchestrator.errors import SpecError
 from orchestrator.spec_conflicts import Sound, conflicts
@@ -39,6 +39,10 @@ SWEEPS = Path(__file__).resolve().parent.parent / "sweeps"
 LOAD_FORMATS: Mapping[str, str] = {"dummy": "dummy", "random": "variance_scaled", "checkpoint": "auto"}
 
 
+Repeats = Annotated[int, Field(ge=1, le=1000)]
+REPEATS: TypeAdapter[int] = TypeAdapter(Repeats)
+
+
 class SweepSpec(Section):
     """A sweep: which arms are compared in which cells, how often, and on what."""
 
@@ -62,7 +66,7 @@ class SweepSpec(Section):
     """The arm that the others are compared with; the first one if it is left out."""
     workload: WorkloadSection = Field(default_factory=WorkloadSection)
     sweep: SweepSection
-    repeats: Annotated[int, Field(ge=1, le=1000)] = 3
+    repeats: Repeats = 3
     """Sets of boots in which every cell is measured; a verdict needs three."""
     residency_check: Annotated[tuple[Label, ...], Field(strict=False)] = ()
     """Arms of which one, in turn over the repeats, is measured alone at the end of each set of boots."""
@@ -81,6 +85,19 @@ class SweepSpec(Section):
         if info.context is not None:
             info.context[info.field_name] = value
         return value
+
+    def of_repeats(self, repeats: int | None) -> SweepSpec:
+        """The sweep with another number of repeats; None leaves it. What is measured already keeps its identity.
+
+        Raises SpecError where the number is not one that a file may hold.
+        """
+        if repeats is None:
+            return self
+        try:
+            REPEATS.validate_python(repeats)
+        except ValidationError as error:
+            raise SpecError(f"--repeats: {error.errors()[0]['msg'].lower()}, not {repeats}") from error
+        return self.model_copy(update={"repeats": repeats})
 
     @property
     def text(self) -> str:

@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """The way through, from the file to the verdicts. Ray is started only where something is left to measure."""
-    spec = load_spec(options.spec or default_spec_path())
+    spec = load_spec(options.spec or default_spec_path()).of_repeats(options.repeats)
     uri = absolute_store(options.store, under_ray_job=in_ray_job())
     if options.dry_run:
         return dry_run(spec, uri, options)
@@ -170,6 +170,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     where = "folder or bucket URI (default: results, under a Ray job ~/mpscape-results)"
     parser.add_argument("--store", default=default_store(in_ray_job()), help=where)
     parser.add_argument("--backend", choices=["auto", "vllm", "vllm-cpu", "simulated"], default=None)
+    parser.add_argument("--repeats", type=int, metavar="N", help="sets of boots, instead of what the file says")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and end")
     parser.add_argument("--retry-failed", action="store_true", help="measure failed repeats anew")
     return parser.parse_args(argv)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.expand import expand
+from orchestrator.spec import load_spec
 from orchestrator.store import ResultStore
 from orchestrator.tries import ATTEMPTS
 from tests.ray_head import Head, clean_environment
@@ -112,6 +114,19 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
     assert "SIMULATED" in ended.out and "12 trials in 6 repeats" in ended.out and "single" in ended.out
     assert not (tmp_path / "store").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
+
+
+def test_more_repeats_than_the_file_says(tmp_path):
+    spec = write_spec(tmp_path)
+    more = sweep(spec, "--store", tmp_path / "store", "--dry-run", "--repeats", "5")
+    assert more.status == 0 and "20 trials in 10 repeats" in more.out
+    none = sweep(spec, "--store", tmp_path / "store", "--dry-run", "--repeats", "0")
+    assert none.status == 2 and "--repeats: input should be greater than or equal to 1, not 0" in none.err
+    asked = load_spec(spec)
+    assert [r.repeat_id for r in expand(asked.of_repeats(5), "simulated")][:6] == [
+        r.repeat_id for r in expand(asked, "simulated")
+    ]
+    assert asked.of_repeats(5).text == asked.text
 
 
 @pytest.fixture(scope="module")

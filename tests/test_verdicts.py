@@ -83,8 +83,8 @@ def test_fewer_than_three_boots_decide_nothing(boots: int) -> None:
     assert row["boots_wanted"] == 3
     assert row["gpu_minutes"] == pytest.approx((3 - boots) * (60 + 2 * 30) / 60)
     assert row["next_step"].startswith(
-        f"more boots: {3 - boots}; set `repeats: 3` (now {boots}) in the sweep's file and run "
-        "`python -m orchestrator.sweep sweeps/planted.yaml --store STORE`: about"
+        f"more boots: {3 - boots}; `python -m orchestrator.sweep sweeps/planted.yaml --store STORE --repeats 3` "
+        f"measures them beside the {boots} there are: about"
     )
 
 

@@ -1,0 +1,1 @@
+"""The interactive dashboard: stores in, pages in the browser out."""

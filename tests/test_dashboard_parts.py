@@ -1,0 +1,215 @@
+"""What the dashboard computes beside its figures, against planted truth: advice, recipes, pairs, summaries, buckets."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from polars.testing import assert_frame_equal
+
+from dashboards import cells, settings, sweep_file
+from dashboards.agreement import agreement
+from dashboards.app.chosen import Chosen
+from dashboards.app.pages import PARTS
+from dashboards.app.selection import Selection
+from dashboards.app.site import Site
+from dashboards.cell_records import records
+from dashboards.latency_distribution import latencies, quantiles
+from dashboards.recipe import flags, recipe
+from dashboards.recommendation import advise
+from dashboards.summary import commits, summary
+from dashboards.telemetry import readings
+from orchestrator.records import REQUESTS, SAMPLES
+from orchestrator.spec import SWEEPS
+from orchestrator.store import ResultStore
+from orchestrator.verdicts import judge
+from tests.s3_server import s3_server
+from tests.synthetic_landscape import landscape, write
+
+MODEL = "Qwen/Qwen2.5-0.5B"
+Frames = tuple[pl.DataFrame, pl.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def small() -> Frames:
+    return landscape(models=(MODEL,), contexts=(512,))
+
+
+def rows_of(schema: pl.Schema, rows: list[dict[str, Any]]) -> pl.DataFrame:
+    return pl.DataFrame([dict.fromkeys(schema) | row for row in rows], schema=schema)
+
+
+def test_a_rate_of_prefill_is_the_measured_one_and_counted_where_it_is_not_there(small: Frames) -> None:
+    frame = pl.DataFrame(
+        {
+            "kind": ["prefill", "prefill", "mixed"],
+            "prompt_tokens": [100, 100, 100],
+            "output_tokens": [1, 1, 40],
+            "duration_s": [2.0, 2.0, 2.0],
+            "prefill_tokens_s": [60.0, None, None],
+        }
+    )
+    assert frame.select(rate=cells.rate())["rate"].to_list() == [60.0, 50.0, 20.0]
+
+
+def test_advice_is_the_winner_and_without_one_the_baseline(small: Frames) -> None:
+    trials, windows = small
+    measured, verdicts = cells.measured(trials, windows), judge(trials, windows)
+    advice = advise(measured, verdicts)
+    assert (advice.arm, advice.concurrency) == ("mps2", 64) and "3 sets of boots" in advice.sure
+    undecided = verdicts.with_columns(verdict=pl.lit("undecided"))
+    assert advise(measured, undecided).arm == "single"
+    impossible = advise(measured, verdicts, "tpot_p50_s", 1e-9)
+    assert impossible.arm is None and "the lowest is" in impossible.sentence
+    assert advise(measured.clear(), verdicts).options.is_empty()
+
+
+def test_a_recipe_starts_each_engine_under_the_daemon_or_away_from_it(small: Frames) -> None:
+    trials = small[0].with_columns(engine_args=pl.lit('{"load_format":"dummy","async_scheduling":false}'))
+    mps = recipe(trials.filter(arm="mps2").with_columns(active_thread_percentage=pl.lit(60)).row(0, named=True))
+    assert mps.count("vllm serve") == 2 and mps.count("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=60") == 2
+    assert mps.index("nvidia-cuda-mps-control -d") < mps.index("vllm serve")
+    assert "--no-async-scheduling" in mps and "load-format" not in mps
+    alone = recipe(trials.filter(arm="single").row(0, named=True))
+    assert alone.count("vllm serve") == 1 and "nvidia-cuda-mps-control" not in alone
+    assert "CUDA_MPS_PIPE_DIRECTORY=$(mktemp -d)" in alone
+
+
+def test_flags_survive_a_shell() -> None:
+    words = flags({"max_num_seqs": 8, "enforce_eager": True, "hf_overrides": {"a b": "c'd"}, "seed": None})
+    assert shlex.split(" ".join(words)) == [
+        *("--max-num-seqs", "8", "--enforce-eager", "--hf-overrides", '{"a b": "c\'d"}')
+    ]
+
+
+def test_agreement_tells_overlap_from_apart_from_unknown(small: Frames) -> None:
+    one = judge(*small).filter(metric="throughput")
+    moved = one.with_columns(pl.col("ratio", "ci_low", "ci_high") * 2)
+    words = {name: set(agreement(one, other)["word"]) for name, other in (("same", one), ("moved", moved))}
+    assert words == {"same": {"overlap"}, "moved": {"apart"}}
+    unknown = one.with_columns(ci_low=pl.lit(None, pl.Float64))
+    assert set(agreement(one, unknown)["word"]) == {"open"}
+    assert agreement(one, moved)["b_over_a"].to_list() == pytest.approx([2.0] * len(one))
+
+
+def test_pairs_that_differ_in_one_setting_and_in_none(small: Frames) -> None:
+    trials, windows = small
+    verdicts = judge(trials, windows).filter(metric="throughput")
+    assert settings.ablations(verdicts, trials).is_empty() and settings.same_against_same(verdicts, trials).is_empty()
+    twin = pl.col("arm") == "mps2"
+    alike = [pl.when(twin).then(pl.lit(value)).otherwise(name).alias(name) for name, value in (("engines", 1),)]
+    alike += [pl.when(twin).then(pl.lit("single")).otherwise("sharing").alias("sharing")]
+    alike += [pl.when(twin).then(None).otherwise("active_thread_percentage").alias("active_thread_percentage")]
+    same = trials.with_columns(alike)
+    found = settings.same_against_same(verdicts, same)
+    assert set(found["arm"]) == {"mps2"}
+    other = same.with_columns(engine_args=pl.when(twin).then(pl.lit("{}")).otherwise("engine_args"))
+    assert set(settings.ablations(verdicts, other)["difference"]) == {"async_scheduling default (True)"}
+
+
+def test_readings_are_rates_of_all_engines_and_the_slowest_core(small: Frames) -> None:
+    measured = cells.measured(*small).filter(pl.col("repeat") == 0, arm="mps2").head(1)
+    row = measured.row(0, named=True)
+    key = {name: row[name] for name in ("trial_id", "attempt_id", "window_index")}
+    start = row["start_ns"]
+    told = [("engine0", "output_tokens", 300.0), ("engine1", "output_tokens", 100.0)]
+    told += [("engine0.core", "speed_mops", 150.0), ("engine1.core", "speed_mops", 90.0)]
+    samples = rows_of(
+        SAMPLES,
+        [
+            key | {"time_ns": start + 2_000_000_000, "source": source, "metric": metric, "value": value}
+            for source, metric, value in told
+        ],
+    )
+    found = dict(readings(samples, measured).select("metric", "value").iter_rows())
+    assert found == {"output_tokens_per_s": 200.0, "speed_mops": 90.0}
+
+
+def test_latencies_leave_out_first_requests_and_failed_ones(small: Frames) -> None:
+    measured = cells.measured(*small).filter(pl.col("certified"), arm="mps2").head(1)
+    row = measured.row(0, named=True)
+    key = {name: row[name] for name in ("trial_id", "attempt_id", "window_index")}
+    asked = row["output_tokens"]
+    whole = key | {
+        "status": "ok", "output_tokens_asked": asked, "output_tokens": asked,
+        "sent_ns": 0, "first_token_ns": 10**9, "last_token_ns": 10**9 + (asked - 1) * 10**7,
+    }  # fmt: skip
+    residual = whole | {"output_tokens_asked": asked - 1, "output_tokens": asked - 1}
+    failed = whole | {"status": "error", "first_token_ns": None}
+    seen = latencies(rows_of(REQUESTS, [whole, residual, failed]), measured)
+    assert len(seen) == 1
+    assert seen.row(0, named=True)["ttft_s"] == 1.0 and seen["tpot_s"][0] == pytest.approx(0.01)
+    assert set(quantiles(seen)["arm"]) == {"mps2"}
+
+
+def test_a_summary_is_made_again_after_deletion_and_after_a_torn_file(small: Frames, tmp_path: Path) -> None:
+    store = ResultStore.open(str(tmp_path / "store"), create=True)
+    write(store, *small)
+    folder = tmp_path / "cache"
+    entries = commits(store)["synthetic"]
+    first = summary(store, "synthetic", entries, folder)
+    files = sorted(folder.iterdir())
+    assert len(files) == 4
+    torn = next(file for file in files if file.name.endswith("windows.parquet"))
+    whole = torn.read_bytes()
+    torn.write_bytes(whole[:100])
+    assert summary(store, "synthetic", entries, folder).windows.equals(first.windows)
+    assert torn.read_bytes() == whole
+    for file in files:
+        file.unlink()
+    again = summary(store, "synthetic", entries, folder)
+    assert_frame_equal(again.verdicts, first.verdicts)  # sums in parallel differ in the last digit
+    assert sorted(folder.iterdir()) == files
+
+
+def test_a_summary_is_read_and_not_judged_again(small: Frames, tmp_path: Path) -> None:
+    store = ResultStore.open(str(tmp_path / "store"), create=True)
+    write(store, *small)
+    entries = commits(store)["synthetic"]
+    first = summary(store, "synthetic", entries, tmp_path / "cache")
+    for data in (tmp_path / "store" / "windows").rglob("*.parquet"):
+        data.unlink()
+    assert summary(store, "synthetic", entries, tmp_path / "cache").windows.equals(first.windows)
+
+
+def test_a_sweep_of_one_cell_keeps_the_identity_of_its_repeats() -> None:
+    text = (SWEEPS / "quickstart.yaml").read_text()
+    whole = sweep_file.planned(text, "simulated", "H100")
+    workload = whole[0].cell.workload
+    cell = {
+        "model": whole[0].cell.model, "kind": workload.kind, "prompt_tokens": workload.prompt_tokens,
+        "output_tokens": workload.output_tokens, "concurrency": whole[0].cell.concurrency,
+    }  # fmt: skip
+    least = yaml.safe_load(text).get("repeats", 3)
+    alone = sweep_file.planned(sweep_file.only_this_cell(text, cell, least + 2), "simulated", "H100")
+    before, after = {repeat.repeat_id for repeat in whole}, {repeat.repeat_id for repeat in alone}
+    assert len(after) == least + 2
+    assert len(after & before) == least
+
+
+def test_reads_a_bucket_as_it_reads_a_folder(small: Frames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3_server(tmp_path) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        store = ResultStore.open(server.uri("results"), create=True)
+        write(store, small[0].filter(pl.col("repeat") < 2), small[1])
+        site = Site([store], cached=False)
+        assert site.refresh() and not site.snapshot.trouble
+        chosen = Chosen(site.snapshot, Selection(model=MODEL, context=512))
+        names = {getattr(block, "name", None) for part in ("cell-first", "records") for block in PARTS[part](chosen)}
+        assert {"cell-windows", "cell-latencies", "cell-certificate"} <= names
+        assert not site.refresh()
+        write(store, small[0].filter(pl.col("repeat") == 2), small[1])
+        assert site.refresh()
+        trials = site.snapshot.places[0].world.trials
+        assert trials["repeat"].n_unique() == 3
+        windows = records(store, "windows", trials.filter(outcome="ok"))
+        assert windows.sort("trial_id", "window_index")["output_tokens"].to_list() == (
+            small[1].sort("trial_id", "window_index")["output_tokens"].to_list()
+        )
+    site.refresh()
+    assert site.snapshot.trouble and site.snapshot.places
