@@ -52,15 +52,15 @@ export FREE_GPU_HINT
 dashboard: .venv/dash.stamp ## the measured record in the browser; STORE=... shows another store
 	$(BIN)/python -m dashboards.app $(STORE)
 
-# Most of the time goes into waiting for Ray to start and stop, so three workers keep two cores busy; a file's tests share
+# Most of the time goes into waiting for Ray to start and stop, so four workers keep two cores busy; a file's tests share
 # their cluster and stay together, and the files with the longest tests must not be left for last.
-WORKERS := -n 3 --dist loadscope --no-loadscope-reorder
+WORKERS := -n 4 --dist loadscope --no-loadscope-reorder
 
 test: .venv/dev.stamp ## the tests that need neither a GPU nor vLLM
 	$(BIN)/python -m pytest -rs -m "not engine and not long" $(WORKERS) $(PYTEST_ARGS)
 
-test-long: .venv/dev.stamp ## hosts, nodes and drivers killed at random through a sweep, for minutes
-	$(BIN)/python -m pytest -rs -m long -o timeout=600 $(PYTEST_ARGS)
+test-long: .venv/dev.stamp ## clusters of several nodes, buckets under a sweep, hosts and drivers killed at random
+	$(BIN)/python -m pytest -rs -m long -o timeout=600 $(WORKERS) $(PYTEST_ARGS)
 
 test-engine: .venv-engine/engine.stamp ## the real vLLM, its CPU build
 	MPSCAPE_REQUIRE_ENGINE=1 $(ENGINE_BIN)/python -m pytest -rs tests/engine $(PYTEST_ARGS)

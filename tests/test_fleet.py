@@ -22,6 +22,8 @@ from tests.small_sweep import REPEATS, SPEC, TRIALS, write_spec
 H100S = {gpu_uuid("n0", 0), gpu_uuid("n1", 0), gpu_uuid("n1", 1)}
 BLOCKS = 6
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Head, Path]]:

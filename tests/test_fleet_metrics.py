@@ -7,11 +7,15 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from tests.ray_head import LIMIT_S, Head, ray_head
 from tests.small_sweep import TRIALS, await_trials, started, write_spec
 
 SAMPLE = re.compile(r"^ray_mpscape_(?P<name>\w+)\{(?P<tags>.*)\} (?P<value>\S+)$", re.MULTILINE)
 SOON = {"RAY_metrics_report_interval_ms": "300"}
+
+pytestmark = pytest.mark.long
 
 
 def scraped(head: Head) -> dict[tuple[str, str | None], float]:

@@ -58,7 +58,7 @@ def assert_completed(spec: Path, store: Path, environment: Mapping[str, str], un
 MOMENTS = random.Random(20).sample(range(1, TRIALS - 3), 4)
 
 
-@pytest.mark.parametrize("trials", MOMENTS[:2])
+@pytest.mark.parametrize("trials", [MOMENTS[0], pytest.param(MOMENTS[1], marks=pytest.mark.long)])
 def test_a_killed_driver(tmp_path, head: Head, undisturbed, trials):
     spec, store = write_spec(tmp_path, **SLOW), tmp_path / "store"
     with started(spec, store, head.environment()) as process:
@@ -69,7 +69,9 @@ def test_a_killed_driver(tmp_path, head: Head, undisturbed, trials):
 
 
 @pytest.mark.parametrize(
-    ("number", "trials"), [(signal.SIGTERM, MOMENTS[2]), (signal.SIGINT, MOMENTS[3])], ids=["SIGTERM", "SIGINT"]
+    ("number", "trials"),
+    [(signal.SIGTERM, MOMENTS[2]), pytest.param(signal.SIGINT, MOMENTS[3], marks=pytest.mark.long)],
+    ids=["SIGTERM", "SIGINT"],
 )
 def test_an_interrupted_driver_says_so_and_ends_its_hosts(tmp_path, head: Head, undisturbed, number, trials):
     spec, store = write_spec(tmp_path, **SLOW), tmp_path / "store"

@@ -64,6 +64,9 @@ def test_another_start_time_is_another_process(sleeper):
 
 def test_command_and_environment_are_those_of_the_start(tmp_path):
     with supervised(["sleep", "600"], {"PATH": os.environ["PATH"], "SPOON": "a=b"}, tmp_path / "log") as child:
+        deadline = time.monotonic() + 10.0
+        while not child.identity.command() and time.monotonic() < deadline:
+            time.sleep(0.01)  # exec has begun, and the kernel has not laid out the words yet
         assert child.identity.command() == ("sleep", "600")
         assert child.identity.environment()["SPOON"] == "a=b"
         assert carrying("SPOON", "a=b") == {child.identity}

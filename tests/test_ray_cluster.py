@@ -103,6 +103,7 @@ def test_a_demand_that_can_never_be_met_fails_at_once(tmp_path, bare: Head):
     assert "a simulated host needs 1 CPU; there is the cluster at" in ended.err and "0 CPU(s), no GPU" in ended.err
 
 
+@pytest.mark.long
 def test_a_cluster_that_loses_its_last_node_leaves_the_rest_to_a_later_run(tmp_path, bare: Head):
     """The attempt under way is a row; what was not reached is neither a row nor lost, and no flag brings it back."""
     spec, store = write_spec(tmp_path, simulation={"wall_s_per_window": 0.15}), tmp_path / "store"
@@ -136,7 +137,7 @@ def quick_started(tmp_path_factory) -> tuple[Path, dict[str, object]]:
     return home, ended.answer
 
 
-@pytest.mark.parametrize("mode", ["token", "disabled"])
+@pytest.mark.parametrize("mode", ["token", pytest.param("disabled", marks=pytest.mark.long)])
 def test_a_cluster_after_a_quick_start(tmp_path, quick_started, mode):
     home, answer = quick_started
     spec, store = write_spec(tmp_path, **ONE_CELL), tmp_path / "store"

@@ -182,6 +182,7 @@ def bucket_head(tmp_path_factory: pytest.TempPathFactory, s3: S3) -> Iterator[He
         yield running
 
 
+@pytest.mark.long
 def test_a_killed_sweep_is_resumed_and_says_what_a_folder_says(tmp_path: Path, keys: S3, bucket_head: Head) -> None:
     spec, uri = write_spec(tmp_path, simulation={"wall_s_per_window": 0.05}), keys.uri(f"sweeps/{tmp_path.name}")
     environment = bucket_head.environment(**keys.environment)
