@@ -88,6 +88,8 @@ def open_deployment(
         topology = share_of_gpu(topology, gpu.bus_id, [each.bus_id for each in list_gpus()])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(_log_folder(block)))
+        # vLLM's sockets, which would stay behind in the temporary folder; their paths must be short, so not beside logs.
+        sockets = stack.enter_context(tempfile.TemporaryDirectory(prefix="mpscape-", dir="/tmp"))
         if gpu:
             stack.enter_context(clean_gpu(gpu))
         guard = stack.enter_context(guardian())
@@ -95,7 +97,7 @@ def open_deployment(
         sampler = stack.enter_context(GpuSampler(gpu.uuid)) if gpu else None
         began = time.monotonic()
         going = {arm.name: stack.enter_context(ExitStack()) for arm in arms}
-        engines = _boot(stack, going, block, arms, gpu, mps, topology, guard, births, folder)
+        engines = _boot(stack, going, block, arms, gpu, mps, topology, guard, births, folder, sockets)
         boot_s = time.monotonic() - began
         placed = {arm.name: _place(arm, arms, topology, gpu) for arm in arms}
         stack.enter_context(_own_place([placed[arm.name] for arm in arms]))
@@ -125,6 +127,7 @@ def _boot(
     guard: Guardian,
     births: Nursery,
     folder: Path,
+    sockets: str,
 ) -> dict[str, list[Engine]]:
     """Start every engine, then wait for all: they boot in the time of one. going: by arm, what ends its engines."""
     model_folder = config_folder(block.model, folder / "model")
@@ -142,7 +145,7 @@ def _boot(
                 weights=weights_of(block, arm),
                 environment={
                     **environment(arm, gpu.name if gpu else "cpu", _connection(arm, gpu, mps, token)),
-                    "VLLM_RPC_BASE_PATH": str(folder),  # its sockets go with the logs
+                    "VLLM_RPC_BASE_PATH": sockets,
                 },
                 cores=cores_of(placed, index),
                 folder=folder,
