@@ -88,7 +88,7 @@ def open_deployment(
         topology = share_of_gpu(topology, gpu.bus_id, [each.bus_id for each in list_gpus()])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(_log_folder(block)))
-        # vLLM's sockets, which would stay behind in the temporary folder; their paths must be short, so not beside logs.
+        # vLLM's sockets, which it would leave behind; their paths must be short, so not beside the logs.
         sockets = stack.enter_context(tempfile.TemporaryDirectory(prefix="mpscape-", dir="/tmp"))
         if gpu:
             stack.enter_context(clean_gpu(gpu))
