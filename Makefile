@@ -52,9 +52,9 @@ export FREE_GPU_HINT
 dashboard: .venv/dash.stamp ## the measured record in the browser; STORE=... shows another store
 	$(BIN)/python -m dashboards.app $(STORE)
 
-# Most of the time goes into waiting for Ray to start and stop, so four workers keep two cores busy; a file's tests share
+# Most of the time goes into waiting for Ray to start and stop, so three workers keep two cores busy; a file's tests share
 # their cluster and stay together, and the files with the longest tests must not be left for last.
-WORKERS := -n 4 --dist loadscope --no-loadscope-reorder
+WORKERS := -n 3 --dist loadscope --no-loadscope-reorder
 
 test: .venv/dev.stamp ## the tests that need neither a GPU nor vLLM
 	$(BIN)/python -m pytest -rs -m "not engine and not long" $(WORKERS) $(PYTEST_ARGS)

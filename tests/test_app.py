@@ -29,7 +29,7 @@ MEASURED = "?store=1&sweep=smoke-gpu"
 WAIT_MS = 30_000  # a machine that is busy with other tests draws late
 
 expect.set_options(timeout=WAIT_MS)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")]
 
 
 @dataclass

@@ -191,6 +191,7 @@ def test_a_sweep_of_one_cell_keeps_the_identity_of_its_repeats() -> None:
     assert len(after & before) == least
 
 
+@pytest.mark.long
 def test_reads_a_bucket_as_it_reads_a_folder(small: Frames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with s3_server(tmp_path) as server:
         for name, value in server.environment.items():

@@ -109,6 +109,7 @@ def test_a_killed_actor_and_then_a_killed_driver(cluster):
     assert not wait_gone([actor, *family], LIMIT_S)
 
 
+@pytest.mark.long
 def test_a_killed_raylet(cluster):
     raylet, actor, *family = cluster.start_host()
     assert Path(raylet.command()[0]).name == "raylet"

@@ -107,6 +107,7 @@ def hosts_of(head: Head) -> set[ProcessIdentity]:
     return {process for process in members if process.command() and process.command()[0].startswith(HOST)}
 
 
+@pytest.mark.long
 def test_two_drivers_on_one_store_lose_nothing_and_mix_nothing(tmp_path, head: Head, undisturbed):
     spec, store = write_spec(tmp_path, **SLOW), tmp_path / "store"
     with started(spec, store, head.environment()) as one, started(spec, store, head.environment()) as other:
