@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from orchestrator.errors import MeasurementError, StoreError
 from orchestrator.gpu_lease import GpuLease
 from orchestrator.nursery import Nursery, nursery
 from orchestrator.observation import Deployment
+from orchestrator.pace import Pace
 from orchestrator.plan import Block
-from orchestrator.runner import BlockContext, OpenDeployment, Pace, TrialSummary, run_block
+from orchestrator.runner import BlockContext, OpenDeployment, TrialSummary, run_block
 from orchestrator.store import ResultStore
 from orchestrator.trial import Arm, Backend
 
@@ -40,13 +41,15 @@ GROUP_CLEANUP = "RAY_process_group_cleanup_enabled"
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A block with what its actor must know. generations: the commit generation to write, by repeat id."""
+    """A block with what its actor must know. generations: the commit generation to write, by repeat id; latencies_s:
+    what earlier boots showed, as of `Pace`."""
 
     block: Block
     context: BlockContext
     store_uri: str
     store_mark: str
     generations: Mapping[str, int]
+    latencies_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,8 @@ class GpuHost:
                 "on several nodes the store must be a shared folder or a bucket"
             )
         block, sweep = assignment.block, assignment.context.sweep
+        if self._pace:
+            self._pace.hear(assignment.latencies_s)
         account = Account(block.block_id, socket.gethostname(), "", time.time())
         for done in run_block(block, self._open_deployment(account), assignment.context, self._pace):
             account.windows_s += float(done.frames["windows"].get_column("duration_s", default=NO_SECONDS).sum())

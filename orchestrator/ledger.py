@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.commit import Commit
 from orchestrator.host import Assignment, Receipt
+from orchestrator.pace import recorded_latencies_s
 from orchestrator.plan import Block, Skip
 from orchestrator.pool import Lost, Quarantined, Stranded
 from orchestrator.quarantine import Quarantine
@@ -27,7 +28,7 @@ from orchestrator.tries import Tries
 @dataclass(slots=True)
 class Ledger:
     """The driver's view of one sweep. Outcomes of this run and of earlier ones are kept by trial; `quarantined` and
-    `stranded` are of this run."""
+    `stranded` are of this run; latencies_s: what earlier runs saw, as of `Pace`."""
 
     spec: SweepSpec
     store: ResultStore
@@ -38,6 +39,7 @@ class Ledger:
     stranded: Stranded | None = None
     _generations: dict[str, int] = field(default_factory=dict)
     _done: set[str] = field(default_factory=set)
+    latencies_s: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def open(cls, spec: SweepSpec, store: ResultStore, repeats: tuple[Repeat, ...], retry_failed: bool) -> Ledger:
@@ -48,6 +50,11 @@ class Ledger:
         for repeat_id, commit in store.committed(spec.name).items():
             if repeat_id in wanted:
                 ledger._take(commit, retry_failed)
+        if repeats and repeats[0].backend != "simulated" and ledger._done and ledger.remaining:
+            windows = store.read(
+                "windows", [spec.name], columns=["trial_id", "start_ns", "output_tokens", "duration_s"]
+            )
+            ledger.latencies_s = recorded_latencies_s(repeats, windows)
         return ledger
 
     @property
@@ -82,6 +89,7 @@ class Ledger:
             store_uri=self.store.uri,
             store_mark=self.store.mark(),
             generations={repeat.repeat_id: self._generations.get(repeat.repeat_id, 0) + 1 for repeat in block.repeats},
+            latencies_s=self.latencies_s,
         )
 
     def _catch_up(self, wanted: Set[str]) -> None:

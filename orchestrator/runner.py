@@ -21,6 +21,7 @@ import polars as pl
 from orchestrator.errors import MeasurementError, WindowError
 from orchestrator.observation import BootFacts, Deployment, Observation, WindowOrder
 from orchestrator.order import rounds
+from orchestrator.pace import Pace, little_latency_s
 from orchestrator.plan import Block
 from orchestrator.rows import prefill_tokens_s, requests_frame, samples_frame, trial_row, window_row
 from orchestrator.sequential import enough
@@ -104,29 +105,6 @@ class BlockContext:
     sweep: str
     spec_sha: str
     skip_reasons: Mapping[str, str] = field(default_factory=dict)  # by trial_id, decided by the plan
-
-
-@dataclass(slots=True)
-class Pace:
-    """Request latencies that were seen, by what they depend on: what one boot showed need not be asked of the next.
-
-    Virtual time costs nothing, so simulated blocks keep none, and a sweep that was interrupted comes out as one that
-    was not.
-    """
-
-    latencies_s: dict[str, float] = field(default_factory=dict)
-
-    def known_s(self, repeat: Repeat, arms: Sequence[Arm]) -> float | None:
-        """Of the slowest of `arms`; None where one of them was not seen yet."""
-        seen = [self.latencies_s.get(self._key(repeat, arm)) for arm in arms]
-        return None if None in seen else max((latency for latency in seen if latency is not None), default=None)
-
-    def note(self, repeat: Repeat, arm: Arm, latency_s: float) -> None:
-        """The latest counts: the first look at a long cell is short of prefills and says too much."""
-        self.latencies_s[self._key(repeat, arm)] = latency_s
-
-    def _key(self, repeat: Repeat, arm: Arm) -> str:
-        return fingerprint([repeat.backend, repeat.cell, repeat.engine_args, arm])
 
 
 def run_block(
@@ -223,7 +201,7 @@ def measure(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm], pace: P
                 repeat, trial, deployment.boots[arm.name], seen, ordered, round_index, order_index, previous
             )
             if pace is not None:
-                pace.note(repeat, arm, _latency_s(repeat, seen))
+                pace.note(repeat, arm, little_latency_s(repeat, seen.output_tokens, seen.duration_s))
             trial.observations.append(seen)
             trial.rows.append(row)
             trial.log_rates.append(_log_rate(repeat, seen) if row["certified"] else None)
@@ -233,10 +211,7 @@ def measure(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm], pace: P
 
 def _sized_order(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm], pace: Pace | None) -> WindowOrder:
     """Warm-up and window, long enough for the slowest arm and the same for all. Where no earlier boot has shown how
-    slow that is, look at each arm once, briefly.
-
-    The latency follows from Little's law (clients over completions a second), which needs no request to finish.
-    """
+    slow that is, look at each arm once, briefly."""
     repeat, look = log.repeat, log.repeat.measurement
     order = WindowOrder(
         arm=arms[0],
@@ -255,7 +230,7 @@ def _sized_order(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm], pa
         except WindowError as error:
             log.trials[arm.name].fail(error)
             continue
-        longest_s = max(longest_s, _latency_s(repeat, seen))
+        longest_s = max(longest_s, little_latency_s(repeat, seen.output_tokens, seen.duration_s))
     return replace(
         order,
         warmup_s=max(look.warmup_s, LATENCIES_A_WARMUP * longest_s),
@@ -283,14 +258,6 @@ def _contrasts(log: RepeatLog, arms: Sequence[Arm]) -> dict[str, list[float]]:
         for arm in arms
         if arm.name != log.repeat.baseline.name and log.trials[arm.name].outcome is Outcome.OK
     }
-
-
-def _latency_s(repeat: Repeat, seen: Observation) -> float:
-    """Mean request latency by Little's law; 0 where requests never end within a window or none moved."""
-    work = repeat.cell.workload
-    if work.kind == "decode" or seen.output_tokens == 0:
-        return 0.0
-    return repeat.cell.concurrency * work.output_tokens * seen.duration_s / seen.output_tokens
 
 
 def _log_rate(repeat: Repeat, seen: Observation) -> float | None:

@@ -14,6 +14,7 @@ from orchestrator.errors import BootError, EngineCrashed, MeasurementError, MpsF
 from orchestrator.gpus import GpuKind
 from orchestrator.observation import Attachment, BootFacts, EngineFacts, GpuFacts, Observation, WindowOrder
 from orchestrator.order import rounds
+from orchestrator.pace import Pace, recorded_latencies_s
 from orchestrator.plan import Block, plan
 from orchestrator.records import REQUESTS, SAMPLES, TABLES
 from orchestrator.runner import (
@@ -22,7 +23,6 @@ from orchestrator.runner import (
     PILOT_SHARE,
     BlockContext,
     DoneRepeat,
-    Pace,
     run_block,
 )
 from orchestrator.store import ResultStore
@@ -382,3 +382,35 @@ def test_a_cell_that_was_not_seen_yet_is_looked_at_first():
     run(script, repeat_of(64), pace=pace)
     run(script, repeat_of(128), pace=pace)
     assert sum(order.pilot for order in script.orders) == 6
+
+
+def test_what_a_store_holds_of_a_cell_sizes_the_windows_of_a_host_that_saw_nothing():
+    script = Script(lambda arm, number: CLIENTS * 16 / 2.0)
+    before, after = repeat_of(number=0), repeat_of(number=1)
+    (done,) = run(script, before)
+    assert sum(order.pilot for order in script.orders) == 3  # a fresh host has to look
+    latencies_s = recorded_latencies_s([before, after], done.frames["windows"])
+    fresh, pace = Script(lambda arm, number: CLIENTS * 16 / 2.0), Pace()
+    pace.hear(latencies_s)
+    run(fresh, after, pace=pace)
+    assert not any(order.pilot for order in fresh.orders)
+    assert {order.window_s for order in fresh.orders} == {LATENCIES_A_WINDOW * 2.0}
+
+
+def test_the_latest_boot_counts_and_what_was_seen_here_counts_more():
+    rates = {0: CLIENTS * 16 / 2.0, 1: CLIENTS * 16 / 4.0}
+    first, second = (repeat_of(number=number) for number in rates)
+    early, late = (
+        run(Script(lambda arm, number, rate=rate: rate), repeat_of(number=n))[0] for n, rate in rates.items()
+    )
+    windows = pl.concat(
+        [
+            early.frames["windows"].with_columns(start_ns=pl.lit(1, pl.Int64)),
+            late.frames["windows"].with_columns(start_ns=pl.lit(2, pl.Int64)),
+        ]
+    )
+    pace = Pace()
+    pace.note(first, SINGLE, 1.0)
+    pace.hear(recorded_latencies_s([second, first], windows))
+    assert pace.known_s(first, [SINGLE]) == 1.0
+    assert pace.known_s(first, [MPS]) == 4.0
