@@ -75,6 +75,6 @@ def test_the_command_says_what_it_does_not_know(capsys: pytest.CaptureFixture[st
     record = Path(__file__).parent.parent / "reference" / "h200"
     assert account.main([str(record)]) == 0
     out = capsys.readouterr().out
-    assert "capture-size: no account was kept" in out and "controls: 4 blocks held a GPU for" in out
+    assert "capture-size: no account was kept" in out and "controls: 6 blocks held a GPU for" in out
     assert account.main([str(tmp_path / "nowhere")]) == 2
     assert "no store" in capsys.readouterr().err

@@ -8,8 +8,10 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from dashboards.agreement import agreement
 from dashboards.findings import main as write_findings
 from dashboards.findings import page
+from dashboards.findings_tables import planned_verdicts
 from orchestrator.records import TABLES
 from orchestrator.store import ResultStore
 from orchestrator.thin import main as thin
@@ -17,16 +19,19 @@ from orchestrator.verdicts import judge
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "reference" / "h200"
+AGAIN = ROOT / "reference" / "h200-pair"
 SPEEDS = ROOT / "reference" / "core-speeds-h200.parquet"
 
 
 def test_the_page_is_what_the_record_says():
-    made = page(ResultStore.open(str(RECORD), create=False), "reference/h200", SPEEDS) + "\n"
+    store, again = (ResultStore.open(str(path), create=False) for path in (RECORD, AGAIN))
+    made = page(store, "reference/h200", again, SPEEDS) + "\n"
     assert made == (ROOT / "docs" / "findings.md").read_text()
 
 
-def test_the_record_is_measured_whole_and_small():
-    store = ResultStore.open(str(RECORD), create=False)
+@pytest.mark.parametrize("record", [RECORD, AGAIN], ids=["record", "again"])
+def test_the_record_is_measured_whole_and_small(record):
+    store = ResultStore.open(str(record), create=False)
     trials, windows = store.read("trials"), store.read("windows")
     assert store.faults == []
     assert set(trials["backend"]) == {"vllm"}
@@ -35,8 +40,9 @@ def test_the_record_is_measured_whole_and_small():
     assert size < 12 * 2**20
 
 
-def test_attachment_is_in_every_certificate_of_the_record():
-    store = ResultStore.open(str(RECORD), create=False)
+@pytest.mark.parametrize("record", [RECORD, AGAIN], ids=["record", "again"])
+def test_attachment_is_in_every_certificate_of_the_record(record):
+    store = ResultStore.open(str(record), create=False)
     windows = store.read("windows").join(store.read("trials").select("trial_id", "sharing"), on="trial_id")
     proof = windows.with_columns(
         ok=pl.col("certificate").str.json_path_match("$.attachment.ok"),
@@ -67,8 +73,12 @@ def test_thinning_keeps_all_but_requests(tmp_path, capsys):
 def test_the_figures_of_the_readme_stand_in_the_record():
     store = ResultStore.open(str(RECORD), create=False)
     verdicts = judge(store.read("trials"), store.read("windows"), planned_boots=3).filter(
-        pl.col("sweep") == "smoke-gpu", pl.col("metric") == "throughput", pl.col("baseline") == "single"
+        pl.col("sweep").is_in(["smoke-gpu", "controls"]), metric="throughput", baseline="single"
     )
+    (three,) = verdicts.filter(sweep="controls", model="Qwen/Qwen2.5-3B", kind="mixed", arm="mps2").iter_rows(
+        named=True
+    )
+    verdicts = verdicts.filter(sweep="smoke-gpu")
     text = " ".join((ROOT / "README.md").read_text().split())
     rows = {(row["model"].split("-")[-1], row["kind"], row["arm"]): row for row in verdicts.iter_rows(named=True)}
     for model in ("0.5B", "1.5B"):
@@ -76,6 +86,8 @@ def test_the_figures_of_the_readme_stand_in_the_record():
         assert (mps["verdict"], sliced["verdict"]) == ("wins", "wins")
         assert "{ratio:.2f} times ({ci_low:.2f} to {ci_high:.2f})".format(**mps) in text
         assert "{ratio:.2f} times ({ci_low:.2f} to {ci_high:.2f})".format(**sliced) in text
+    assert three["verdict"] == "loses"
+    assert "{ratio:.3f} times ({ci_low:.3f} to {ci_high:.3f})".format(**three) in text
     mps, sliced = rows["1.5B", "prefill", "mps2"], rows["1.5B", "prefill", "timesliced2"]
     assert (mps["verdict"], sliced["verdict"]) == ("tie", "loses")
     assert "{ratio:.3f} times ({ci_low:.3f} to {ci_high:.3f})".format(**mps) in text
@@ -83,10 +95,20 @@ def test_the_figures_of_the_readme_stand_in_the_record():
 
 
 def test_no_store_is_said(tmp_path, capsys):
-    assert write_findings([str(tmp_path / "nowhere")]) == 2
+    assert write_findings([str(tmp_path / "nowhere"), "--again", str(AGAIN)]) == 2
     assert "no store" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("table", sorted(TABLES))
 def test_every_table_reads(table):
     assert ResultStore.open(str(RECORD), create=False).read(table).height > 0
+
+
+def test_no_verdict_turned_when_the_sweep_was_run_again():
+    again = ResultStore.open(str(AGAIN), create=False)
+    (sweep,) = again.sweeps()
+    both = agreement(
+        planned_verdicts(ResultStore.open(str(RECORD), create=False)).filter(sweep=sweep), planned_verdicts(again)
+    )
+    turned = both.filter(pl.col("verdict_a") != pl.col("verdict_b"))
+    assert both.height == 12 and (turned["verdict_a"].eq("undecided") | turned["verdict_b"].eq("undecided")).all()
