@@ -9,22 +9,18 @@ between them (warm-ups, pilots, hand-overs) and teardown are told apart by the c
 from __future__ import annotations
 
 import argparse
-import json
-import secrets
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
 
 import polars as pl
 
-from orchestrator.commit import sweep_folder
+from orchestrator import notes
 from orchestrator.errors import MpscapeError
 from orchestrator.observation import Deployment
 from orchestrator.store import ResultStore
-
-ACCOUNTS = "accounts"
 
 
 @dataclass(slots=True)
@@ -68,15 +64,13 @@ class Account:
         )
 
     def keep(self, store: ResultStore, sweep: str) -> None:
-        """Write it into the store, under a name of its own: a block that was tried twice has two."""
-        name = f"{sweep_folder(ACCOUNTS, sweep)}/{self.block_id}-{secrets.token_hex(4)}.json"
-        store.objects.create(name, json.dumps(asdict(self), sort_keys=True).encode())
+        """Write it into the store: a block that was tried twice has two."""
+        notes.keep(store, notes.ACCOUNTS, sweep, self, f"{self.block_id}-")
 
 
 def read_accounts(store: ResultStore, sweep: str) -> pl.DataFrame:
     """All accounts of a sweep, oldest first: the fields of `Account`."""
-    listed = store.objects.listing(sweep_folder(ACCOUNTS, sweep))
-    rows: list[Mapping[str, object]] = [json.loads(store.objects.get(entry.path)) for entry in listed]
+    rows = [asdict(account) for account in notes.kept(store, notes.ACCOUNTS, sweep, Account)]
     kinds = {"block_id": pl.String, "host": pl.String, "gpu_uuid": pl.String}
     schema = {each.name: kinds.get(each.name, pl.Float64) for each in fields(Account)}
     return pl.DataFrame(rows, schema=schema).sort("began_unix_s")

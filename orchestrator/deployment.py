@@ -27,7 +27,7 @@ from orchestrator.engine_settings import cores_of, engine_args, environment, pla
 from orchestrator.gpu_devices import Gpu, list_gpus
 from orchestrator.gpu_lease import clean_gpu, leased_gpu
 from orchestrator.gpu_telemetry import GpuSampler
-from orchestrator.guardian import Guardian, guardian
+from orchestrator.guardian import OWN_PREFIX, Guardian, guardian
 from orchestrator.live_window import Bench, take_window
 from orchestrator.mps import MpsDaemon, Watchdog, daemon
 from orchestrator.mps_attachment import outside_environment
@@ -89,10 +89,11 @@ def open_deployment(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(_log_folder(block)))
         # vLLM's sockets, which it would leave behind; their paths must be short, so not beside the logs.
-        sockets = stack.enter_context(tempfile.TemporaryDirectory(prefix="mpscape-", dir="/tmp"))
+        sockets = stack.enter_context(tempfile.TemporaryDirectory(prefix=OWN_PREFIX, dir="/tmp"))
         if gpu:
             stack.enter_context(clean_gpu(gpu))
         guard = stack.enter_context(guardian())
+        guard.add_folder(sockets)
         mps, watchdog = _mps(stack, arms, gpu, guard)
         sampler = stack.enter_context(GpuSampler(gpu.uuid)) if gpu else None
         began = time.monotonic()

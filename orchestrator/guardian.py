@@ -25,8 +25,10 @@ import json
 import os
 import secrets
 import select
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -39,6 +41,7 @@ from orchestrator.mps_control import MpsControl
 from orchestrator.process import ProcessIdentity, carrying, descendants, end, wait_gone
 
 TOKEN_VARIABLE = "MPSCAPE_OWNER_TOKEN"
+OWN_PREFIX = "mpscape-"
 
 # How long a reply of the new guardian may take, and how often it looks at its owner and its members' children.
 _START_LIMIT_S = 30.0
@@ -68,6 +71,11 @@ class Guardian:
     def add_mps_daemon(self, daemon: ProcessIdentity, control: MpsControl) -> None:
         """As `add`, for a control daemon: after all others, by `quit`, then by signals."""
         self._say(["+", daemon.pid, daemon.start_ticks, str(control.pipe_dir), str(control.binary)])
+
+    def add_folder(self, folder: str) -> None:
+        """Remove `folder`, made by `tempfile` with OWN_PREFIX, once all members have ended. For an owner that dies; one
+        that lives removes its folders itself."""
+        self._say(["folder", folder])
 
     def remove(self, member: ProcessIdentity) -> None:
         """`member` has ended in good order."""
@@ -155,8 +163,12 @@ class _Watch:
         self.grace_s = grace_s
         self.members: dict[ProcessIdentity, MpsControl | None] = {}
         self.families: dict[ProcessIdentity, set[ProcessIdentity]] = {}
+        self.folders: list[Path] = []
 
     def hear(self, message: list[Any]) -> None:
+        if message[0] == "folder":
+            self.folders.append(Path(message[1]))
+            return
         member = ProcessIdentity(message[1], message[2])
         if message[0] == "-":
             self.members.pop(member, None)
@@ -187,6 +199,9 @@ class _Watch:
                 with contextlib.suppress(MpsError):
                     control.quit(_QUIT_S)
         end(wait_gone(kept_for_last | carrying(TOKEN_VARIABLE, self.token), _QUIT_S), self.grace_s)
+        for folder in self.folders:
+            if folder.name.startswith(OWN_PREFIX) and folder.parent in (Path("/tmp"), Path(tempfile.gettempdir())):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _serve(watched: list[ProcessIdentity], watch: _Watch) -> None:

@@ -1,19 +1,13 @@
-"""GPUs that a sweep stopped using, and why: one small object each, kept beside the results for whoever looks later.
-
-quarantine/sweep=<name>/<chance>.json      {"gpu": "GPU-5b1f...", "host": "node-3", "reason": "...", ...}
-"""
+"""GPUs that a sweep stopped using, and why: one note each, kept beside the results for whoever looks later."""
 
 from __future__ import annotations
 
-import json
 import re
-import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from orchestrator.commit import sweep_folder
+from orchestrator import notes
 from orchestrator.store import ResultStore
 
-QUARANTINE = "quarantine"
 _GPU = re.compile(r"GPU-[0-9A-Za-z-]+")
 
 
@@ -32,20 +26,14 @@ class Quarantine:
         return cls(found[0] if found else "", host, reason, noticed_unix_s)
 
     def keep(self, store: ResultStore, sweep: str) -> None:
-        """Write it into the store, under a name of its own. Raises StoreError."""
-        path = f"{sweep_folder(QUARANTINE, sweep)}/{secrets.token_hex(8)}.json"
-        store.objects.create(path, json.dumps(asdict(self), sort_keys=True).encode())
+        """Write it into the store. Raises StoreError."""
+        notes.keep(store, notes.QUARANTINE, sweep, self)
 
     def __str__(self) -> str:
         return f"{self.gpu or 'a GPU'} of {self.host} was left out: {self.reason}"
 
 
 def quarantined(store: ResultStore, sweep: str) -> list[Quarantine]:
-    """All of a sweep, oldest first. Raises StoreError; an object that is no whole JSON is left out."""
-    found = []
-    for entry in store.objects.listing(sweep_folder(QUARANTINE, sweep)):
-        try:
-            found.append(Quarantine(**json.loads(store.objects.get(entry.path))))
-        except (ValueError, TypeError):  # torn, or of a newer release
-            continue
+    """All of a sweep, oldest first. Raises StoreError."""
+    found = notes.kept(store, notes.QUARANTINE, sweep, Quarantine)
     return sorted(found, key=lambda one: one.noticed_unix_s)

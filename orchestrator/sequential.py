@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
-import polars as pl
 
 from orchestrator.student import Floats, quantile
 from orchestrator.trial import Measurement
@@ -117,25 +116,3 @@ def boots_to_decide(log_ratio: Floats, boot_sd: Floats, boots: Floats, margin: F
     for total, half_width in zip(totals[::-1], needed[::-1], strict=True):
         wanted = np.where((half_width < reached) & (total > boots), float(total), wanted)
     return wanted
-
-
-def more_boots(verdicts: pl.DataFrame, max_boots: int = MAX_BOOTS) -> pl.DataFrame:
-    """How many boots each (sweep, backend, gpu_kind, model) still wants: boots are shared by a model's cells.
-
-    verdicts: rows of `verdicts.judge`. Only undecided throughput rows that more boots can decide ask for any, each for
-    `boots_wanted` or, where that is beyond the budget, for what is left of `max_boots`. Looking after every one of them
-    is allowed for. Columns: the four of the key, `cells` undecided, `boots_more`; no row where nothing is wanted.
-    """
-    key = ["sweep", "backend", "gpu_kind", "model"]
-    left = pl.lit(max_boots) - pl.col("boots")
-    return (
-        verdicts.filter(pl.col("metric") == "throughput", pl.col("boots_wanted").is_not_null())
-        .with_columns(boots_more=pl.min_horizontal(pl.col("boots_wanted") - pl.col("boots"), left))
-        .filter(pl.col("boots_more") > 0)
-        .group_by(key)
-        .agg(
-            cells=pl.struct("kind", "prompt_tokens", "output_tokens", "concurrency").n_unique(),
-            boots_more=pl.col("boots_more").max(),
-        )
-        .sort(key)
-    )

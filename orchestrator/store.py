@@ -234,11 +234,11 @@ class ResultStore:
         try:
             commit = Commit.from_json(self.objects.get(entry.path))
         except ValueError as error:
-            self._report(f"{entry.path}: not a whole commit ({error}); ignored")
+            self.report(f"{entry.path}: not a whole commit ({error}); ignored")
             return None
         name = parse_commit_path(entry.path)
         if name is None or (name.repeat_id, name.generation) != (commit.repeat_id, commit.generation):
-            self._report(f"{entry.path}: the commit of another repeat under this name; ignored")
+            self.report(f"{entry.path}: the commit of another repeat under this name; ignored")
             return None
         self._parsed[entry] = commit
         return commit
@@ -255,7 +255,7 @@ class ResultStore:
             else:
                 listed[file.path] = entry
         for loss in lost:
-            self._report(f"{loss}; repeat {commit.repeat_id} does not count and is to be measured again")
+            self.report(f"{loss}; repeat {commit.repeat_id} does not count and is to be measured again")
         return not lost
 
     def _sound_sources(self, table: str, commits: Iterable[Commit], listed: Mapping[str, Listed]) -> list[Path | bytes]:
@@ -271,10 +271,11 @@ class ResultStore:
         if entry not in self._checked:
             self._checked[entry] = datafile.fault(source)
         if fault := self._checked[entry]:
-            self._report(f"{entry.path}: {fault}; skipped. If it belongs to a committed repeat, delete it and resume")
+            self.report(f"{entry.path}: {fault}; skipped. If it belongs to a committed repeat, delete it and resume")
             return None
         return source
 
-    def _report(self, fault: str) -> None:
+    def report(self, fault: str) -> None:
+        """Add to `faults` what was found damaged, once."""
         if fault not in self.faults:
             self.faults.append(fault)

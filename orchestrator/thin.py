@@ -15,9 +15,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from orchestrator.account import ACCOUNTS
-from orchestrator.commit import sweep_folder
 from orchestrator.errors import MpscapeError
+from orchestrator.notes import copy_notes
 from orchestrator.records import TABLES
 from orchestrator.store import ResultStore
 
@@ -34,8 +33,7 @@ def thin(source: ResultStore, destination: ResultStore, keep_every: int) -> int:
             attempt_id = commit.trials[0].attempt_id
             destination.write_repeat(sweep, repeat_id, attempt_id, frames, commit.generation)
             copied += 1
-        for path in (entry.path for entry in source.objects.listing(sweep_folder(ACCOUNTS, sweep))):
-            destination.objects.create(path, source.objects.get(path))
+        copy_notes(source, destination, sweep)
         for sha in tables["trials"]["spec_sha"].drop_nulls().unique():
             if (text := source.spec_text(sweep, sha)) is not None:
                 destination.write_spec(sweep, sha, text)

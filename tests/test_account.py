@@ -71,6 +71,14 @@ def test_accounts_stand_in_the_store_and_are_printed(tmp_path: Path, capsys: pyt
     assert read_accounts(store, "another").is_empty() and shares(read_accounts(store, "another"))["windows"] == 0.0
 
 
+def test_a_torn_account_is_left_out_and_told_of(tmp_path: Path) -> None:
+    store = ResultStore.open(str(tmp_path / "store"), create=True)
+    Account("block", "host", "GPU-0", 1.0, held_s=100.0).keep(store, "s")
+    store.objects.create("accounts/sweep=s/torn.json", b'{"block_id": "b')
+    assert read_accounts(store, "s").height == 1
+    assert len(store.faults) == 1 and "accounts/sweep=s/torn.json" in store.faults[0]
+
+
 def test_the_command_says_what_it_does_not_know(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     record = Path(__file__).parent.parent / "reference" / "h200"
     assert account.main([str(record)]) == 0

@@ -12,6 +12,8 @@ from dashboards.agreement import agreement
 from dashboards.findings import main as write_findings
 from dashboards.findings import page
 from dashboards.findings_tables import planned_verdicts
+from orchestrator.account import read_accounts
+from orchestrator.quarantine import Quarantine, quarantined
 from orchestrator.records import TABLES
 from orchestrator.store import ResultStore
 from orchestrator.thin import main as thin
@@ -68,6 +70,18 @@ def test_thinning_keeps_all_but_requests(tmp_path, capsys):
     verdicts = [judge(store.read("trials"), store.read("windows")).select("verdict") for store in (before, after)]
     assert_frame_equal(*verdicts)
     assert "repeats copied" in capsys.readouterr().out
+
+
+def test_thinning_takes_the_notes_along_and_can_be_done_again(tmp_path):
+    store = ResultStore.open(str(tmp_path / "full"), create=True)
+    thin([str(AGAIN), str(tmp_path / "full")])
+    Quarantine("GPU-1", "node", "not clean", 1.0).keep(store, "smoke-gpu")
+    for _ in range(2):
+        assert thin([str(tmp_path / "full"), str(tmp_path / "thin")]) == 0
+    copy = ResultStore.open(str(tmp_path / "thin"), create=False)
+    assert quarantined(copy, "smoke-gpu") == quarantined(store, "smoke-gpu") != []
+    assert read_accounts(copy, "smoke-gpu").equals(read_accounts(store, "smoke-gpu"))
+    assert copy.read("windows").height == store.read("windows").height
 
 
 def test_the_figures_of_the_readme_stand_in_the_record():

@@ -193,6 +193,33 @@ with guardian(grace_s=0.2) as guard:
     assert not wait_gone(members, LIMIT_S)
 
 
+def test_folders_of_a_killed_owner_go_and_only_such_as_are_ours(tmp_path):
+    ours = Path(tempfile.mkdtemp(prefix="mpscape-", dir="/tmp"))
+    (ours / "socket").touch()
+    theirs = Path(tempfile.mkdtemp(prefix="theirs-", dir="/tmp"))
+    elsewhere = tmp_path / "mpscape-elsewhere"
+    elsewhere.mkdir()
+    script = (
+        "import sys; from orchestrator.guardian import guardian\n"
+        "with guardian(grace_s=0.5) as guard:\n"
+        "    for folder in sys.argv[1:]: guard.add_folder(folder)\n"
+        "    print(guard.identity.pid, flush=True); sys.stdin.read()\n"
+    )
+    try:
+        owner = subprocess.Popen(
+            [sys.executable, "-c", script, str(ours), str(theirs), str(elsewhere)],
+            cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        guard = _identity(int(owner.stdout.readline()))
+        owner.kill()
+        owner.communicate()
+        assert not wait_gone([guard], LIMIT_S)
+        assert not ours.exists() and theirs.exists() and elsewhere.exists()
+    finally:
+        shutil.rmtree(ours, ignore_errors=True)
+        theirs.rmdir()
+
+
 def test_a_guardian_that_is_gone_is_an_error():
     with guardian() as guard:
         guard.identity.signal(signal.SIGKILL)

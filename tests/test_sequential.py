@@ -17,7 +17,6 @@ from orchestrator.sequential import (
     critical_value,
     enough,
     looks_factor,
-    more_boots,
     spent,
 )
 from orchestrator.student import quantile
@@ -157,15 +156,3 @@ def test_a_cell_on_the_margin_is_given_up_once_its_spread_is_known() -> None:
     assert np.isnan(wanted[2:]).all()
     hoped = boots_to_decide(*(np.array([v]) for v in (0.0296 + 0.01, 0.02, 12.0, 0.03)))
     assert hoped.item() == MAX_BOOTS
-
-
-def test_more_boots_asks_for_the_worst_cell_of_a_model_within_the_budget() -> None:
-    rates = noisy(np.random.default_rng(25), (6, 3, 2, 4), boot_sd=0.03) + 7.0
-    rates[:, :, 1] += 0.08
-    verdicts = judge(*frames(rates))
-    asked = more_boots(verdicts)
-    wanted = verdicts.filter(pl.col("metric") == "throughput", pl.col("boots_wanted").is_not_null())
-    assert asked["cells"].to_list() == [len(wanted)]
-    assert asked["boots_more"].to_list() == [min(13, int(wanted["boots_wanted"].max()) - 3)]  # type: ignore[arg-type]
-    assert more_boots(verdicts, max_boots=3).is_empty()
-    assert more_boots(verdicts.clear()).is_empty()

@@ -62,10 +62,10 @@ def test_a_spec_that_is_not_there(tmp_path):
 )
 def test_a_store_that_cannot_be_used(tmp_path, store, changes, message):
     (tmp_path / "file").write_text("in the way")
-    environment = clean_environment(**changes)
+    environment, before = clean_environment(**changes), Path("results").exists()
     ended = sweep(write_spec(tmp_path), "--store", store.format(tmp=tmp_path), environment=environment)
     assert ended.status == 2 and ended.out == "" and message in ended.err and "Traceback" not in ended.err
-    assert not Path("results").exists() or store != "results"
+    assert Path("results").exists() == before
 
 
 def test_a_store_of_a_newer_release(tmp_path):
