@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -58,6 +59,17 @@ class Work:
     @classmethod
     def first(cls, block: Block) -> Work:
         return cls(block, {repeat.repeat_id: Tries() for repeat in block.repeats})
+
+
+def take(waiting: deque[Work], seen: Mapping[str, int]) -> Work:
+    """Takes the next block for a host out of `waiting`: of a model that it was given least often, else the first.
+
+    seen: how many blocks of a model this host was given; a model that is not in it was never.
+    """
+    place = min(range(len(waiting)), key=lambda index: (seen.get(waiting[index].block.model, 0), index))
+    work = waiting[place]
+    del waiting[place]
+    return work
 
 
 @dataclass(slots=True)

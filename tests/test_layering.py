@@ -118,4 +118,4 @@ def test_directions(module: str) -> None:
 
 def test_three_modules_know_ray() -> None:
     knowing = {name for name in modules("orchestrator") if "ray" in roots(name)}
-    assert knowing == {"orchestrator.cluster", "orchestrator.fleet_metrics", "orchestrator.pool"}
+    assert knowing == {"orchestrator.cluster", "orchestrator.fleet_metrics", "orchestrator.hosts", "orchestrator.pool"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from orchestrator.plan import Block, plan
 from orchestrator.pool import Lost
 from orchestrator.spec import load_spec
 from orchestrator.store import ResultStore
-from orchestrator.tries import ATTEMPTS, LOSSES, LOST_HOST, Attempt, End, Tries, Work
+from orchestrator.tries import ATTEMPTS, LOSSES, LOST_HOST, Attempt, End, Tries, Work, take
 from tests.small_sweep import write_spec
 
 
@@ -148,3 +150,19 @@ def test_what_a_host_committed_before_it_was_lost_counts_and_is_not_measured_aga
     assert ledger.lose(Lost(repeat, block, f"{LOST_HOST}killed", "", final=False)) == ()
     assert ledger.counts() == {"skipped": 2}
     assert repeat not in ledger.remaining and repeat not in ledger.assignment(block).block.repeats
+
+
+def test_boots_of_one_model_go_to_different_hosts(block: Block) -> None:
+    blocks = [
+        replace(block, model=model, block_id=f"{model}{index}") for model in ("large", "small") for index in range(3)
+    ]
+    waiting = deque(Work.first(each) for each in blocks)
+    seen: tuple[Counter[str], ...] = (Counter(), Counter())
+    given = []
+    while waiting:
+        host = seen[len(given) % 2]
+        work = take(waiting, host)
+        host[work.block.model] += 1
+        given.append(work.block.block_id)
+    assert given == ["large0", "large1", "small0", "small1", "large2", "small2"]
+    assert seen == ({"large": 2, "small": 1}, {"large": 1, "small": 2})
