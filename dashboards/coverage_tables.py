@@ -125,13 +125,14 @@ def recorded(record: Record) -> str:
     if real.is_empty():
         return "No comparison of an arm with itself over boots is in the record yet."
     rows = [
-        (row["sweep"], row["model"].split("/")[-1],
+        (row["store"], row["sweep"], row["model"].split("/")[-1],
          f"{row['kind']} {row['prompt_tokens']}/{row['output_tokens']}, {row['concurrency']}",
          f"{row['arm']} / {row['baseline']}", row["residency"], str(row["boots"]), _number(row["ratio"]),
          f"{_number(row['ci_low'])} to {_number(row['ci_high'])}", "yes" if row["called"] else "no")
         for row in real.iter_rows(named=True)
     ]  # fmt: skip
-    head = ("sweep", "model", "cell, clients", "arms", "residency", "boots", "ratio", "interval at the end", "a winner")
+    head = ("store", "sweep", "model", "cell, clients", "arms", "residency", "boots", "ratio", "interval at the end",
+            "a winner")  # fmt: skip
     return _table(head, rows)
 
 

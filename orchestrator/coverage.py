@@ -1,10 +1,11 @@
 """What the verdicts' claims are worth: the rules played over thousands of sweeps whose truth is planted.
 
-    python -m orchestrator.coverage STORE --core-speeds reference/core-speeds-h200.parquet -o reference/coverage
+    python -m orchestrator.coverage reference/h200 reference/h200-pair --noise-of smoke-gpu \\
+        --core-speeds reference/core-speeds-h200.parquet -o reference/coverage
 
-Noise is `noise_fit.fit` of the store's windows, rules are those of `replay`. Writes noise.json (every fitted parameter)
-and one CSV a question: coverage, equal_arms, recorded_equal_arms, power, cost, equal_speed. The same store, number of
-sweeps and seed give the same files.
+Noise is `noise_fit.fit` of the first store's windows, rules are those of `replay`. Writes noise.json (every fitted
+parameter) and one CSV a question: coverage, equal_arms, recorded_equal_arms, power, cost, equal_speed. The same stores,
+number of sweeps and seed give the same files.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from orchestrator.grounds import SETTINGS
 from orchestrator.noise import ArmNoise, Noise, draw
 from orchestrator.noise_fit import fit
 from orchestrator.replay import at_equal_speed, play
+from orchestrator.self_comparison import halves
 from orchestrator.sequential import MAX_BOOTS, MIN_BOOTS
 from orchestrator.store import ResultStore
 from orchestrator.student import Floats
@@ -129,16 +131,21 @@ def equal_arms(noise: Noise, sweeps: int, rng: np.random.Generator) -> Iterator[
 
 
 def recorded_equal_arms(trials: pl.DataFrame, windows: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    """Real comparisons of arms with equal settings at zero margin, looked at after every boot from the third on."""
+    """Real comparisons at zero margin where nothing is to be found: of arms with equal settings, and of every arm with
+    itself (`self_comparison.halves`). Each is looked at after every boot from the third on."""
     real = trials.filter(pl.col("backend") != "simulated")
-    settings = real.filter(outcome="ok").group_by(*CELL, "arm").agg(pl.struct(SETTINGS).first().alias("settings"))
     if real.is_empty():
         return
-    order = real.select("repeat").unique().sort("repeat")["repeat"].to_list()
+    for own, seen in ((real, windows), halves(real, windows)):
+        yield from _equal(own, seen)
+
+
+def _equal(trials: pl.DataFrame, windows: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    settings = trials.filter(outcome="ok").group_by(*CELL, "arm").agg(pl.struct(SETTINGS).first().alias("settings"))
     key = [*CELL, "arm", "baseline", "metric"]
     looks = []
-    for repeat in order:
-        rows = judge(real.filter(pl.col("repeat") <= repeat), windows, margin=0.0)
+    for repeat in sorted(trials["repeat"].unique()):
+        rows = judge(trials.filter(pl.col("repeat") <= repeat), windows, margin=0.0)
         own = rows.join(settings, on=[*CELL, "arm"], nulls_equal=True).join(
             settings, left_on=[*CELL, "baseline"], right_on=[*CELL, "arm"], nulls_equal=True, suffix="_base"
         )
@@ -235,9 +242,14 @@ def equal_speed(noise: Noise, sweeps: int, rng: np.random.Generator) -> Iterator
             }  # fmt: skip
 
 
-def study(store: ResultStore, core_speeds: Path, sweeps: int, seed: int) -> tuple[Noise, dict[str, pl.DataFrame]]:
-    """The fitted noise and one frame a question. Raises StoreError, or ValueError where the store has too little."""
-    trials, windows = store.read("trials"), store.read("windows")
+def study(
+    stores: Sequence[ResultStore], core_speeds: Path, sweeps: int, seed: int, noise_of: Sequence[str] | None = None
+) -> tuple[Noise, dict[str, pl.DataFrame]]:
+    """The fitted noise and one frame a question. Raises StoreError, or ValueError where the store has too little.
+
+    Noise is that of the first store, of its sweeps `noise_of` (None: all); real comparisons of equal arms are of all.
+    """
+    trials, windows = (stores[0].read(table, noise_of) for table in ("trials", "windows"))
     noise = fit(trials, windows, pl.read_parquet(core_speeds))
     questions = (coverage, equal_arms, power, cost, equal_speed)
     frames = {
@@ -245,7 +257,11 @@ def study(store: ResultStore, core_speeds: Path, sweeps: int, seed: int) -> tupl
         for i, question in enumerate(questions)
     }
     empty = pl.Schema({name: pl.String for name in (*CELL, "arm", "baseline", "metric")})
-    real = list(recorded_equal_arms(trials, windows))
+    real = [
+        {"store": Path(store.uri).name} | row
+        for store in stores
+        for row in recorded_equal_arms(store.read("trials"), store.read("windows"))
+    ]
     frames["recorded_equal_arms"] = pl.DataFrame(real) if real else empty.to_frame()
     return noise, frames
 
@@ -253,14 +269,17 @@ def study(store: ResultStore, core_speeds: Path, sweeps: int, seed: int) -> tupl
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: writes the record and prints what it wrote."""
     parser = argparse.ArgumentParser(prog="python -m orchestrator.coverage", description=__doc__.splitlines()[0])
-    parser.add_argument("store", metavar="STORE", help="measured windows: folder or URL")
+    words = "measured windows: folders or URLs; noise is fitted to the first"
+    parser.add_argument("stores", metavar="STORE", nargs="+", help=words)
+    parser.add_argument("--noise-of", metavar="SWEEP", nargs="+", help="fit noise to these sweeps only (default: all)")
     parser.add_argument("--core-speeds", type=Path, required=True, help="Parquet: part, time_s, cpu, speed_mops")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the record")
     parser.add_argument("--sweeps", type=int, default=2000, help="simulated sweeps a noise and question")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args(arguments)
     try:
-        noise, frames = study(ResultStore.open(asked.store, create=False), asked.core_speeds, asked.sweeps, asked.seed)
+        stores = [ResultStore.open(each, create=False) for each in asked.stores]
+        noise, frames = study(stores, asked.core_speeds, asked.sweeps, asked.seed, asked.noise_of)
     except (MpscapeError, ValueError) as error:
         print(error, file=sys.stderr)
         return error.exit_status if isinstance(error, MpscapeError) else EXIT_BAD_INPUT

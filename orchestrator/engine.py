@@ -218,6 +218,11 @@ def engine_process(launch: Launch, guard: Guardian, births: Nursery) -> Iterator
         os.close(answers_read)
 
 
+# An exception of whatever module as a traceback ends with it, and what CUDA and vLLM say without one.
+CAUSE = re.compile(r"(?:^|\] |\s)(?:\w+\.)*[A-Z]\w*(?:Error|Exception)(?::|$)|CUDA error|No available")
+CONSEQUENCES = ("EngineCore failed", "See root cause", "raise ")
+
+
 def boot_phases(log: str) -> dict[str, float]:
     """Seconds of a boot by phase, as vLLM's log tells them; a phase that it does not tell is absent."""
     return {name: float(found[-1]) for name, pattern in BOOT_PHASES.items() if (found := pattern.findall(log))}
@@ -225,17 +230,7 @@ def boot_phases(log: str) -> dict[str, float]:
 
 def boot_reason(reason: str, log_tail: str) -> str:
     """The line of the log that explains a failed boot: vLLM's own exception only says that EngineCore failed."""
-    marks = (
-        "OutOfMemoryError",
-        "ValueError",
-        "RuntimeError",
-        "CUDA error",
-        "AssertionError",
-        "MemoryError",
-        "No available",
-    )
-    consequences = ("EngineCore failed", "See root cause", "raise ")
     for line in reversed(log_tail.splitlines()):
-        if any(mark in line for mark in marks) and not any(words in line for words in consequences):
+        if CAUSE.search(line) and not any(words in line for words in CONSEQUENCES):
             return line.split("] ", 1)[-1].strip()
     return reason

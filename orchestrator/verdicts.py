@@ -23,6 +23,7 @@ from orchestrator import contrast, decision, grounds, multiplicity
 from orchestrator.core_speed import at_equal_speed
 from orchestrator.courses import courses
 from orchestrator.errors import EXIT_OK, MpscapeError
+from orchestrator.gpu_level import over_gpus
 from orchestrator.records import Columns
 from orchestrator.store import ResultStore
 
@@ -59,6 +60,9 @@ COLUMNS: Columns = {
     "boots_wanted": pl.Int64,  # boots in all that should decide; null where decided or out of reach
     "gpu_minutes": pl.Float64,  # for those boots
     "next_step": pl.String,
+    "gpus": pl.Int64,  # GPUs that the boots are from
+    "gpus_low": pl.Float64,  # 95 % interval over GPUs instead of boots, see gpu_level; null below two; never a verdict
+    "gpus_high": pl.Float64,
     # throughput only: the ratio if EngineCore's core had run equally fast in both arms, see core_speed; never a verdict
     "equal_speed_mops": pl.Float64,
     "equal_speed_ratio": pl.Float64,
@@ -147,7 +151,8 @@ def assemble(
         .join(pl.DataFrame({"metric": list(metrics)}), how="cross")
         .filter((pl.col("kind") != "prefill") | ~pl.col("metric").str.starts_with("tpot"))
         .join(contrast.intervals(contrasts, planned_boots), on=["pair_id", "metric"], how="left")
-        .with_columns(pl.col("boots", "windows").fill_null(0))
+        .join(over_gpus(contrasts, sides), on=["pair_id", "metric"], how="left")
+        .with_columns(pl.col("boots", "windows", "gpus").fill_null(0), pl.col("gpus_low", "gpus_high").exp())
     )
     before = pl.concat([
         grounds.missing(numbered, sides), grounds.mixed(numbered, sides), grounds.uncertified(numbered, windows, pairs),

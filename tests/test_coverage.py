@@ -31,13 +31,14 @@ from tests.planted import frames, noisy
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "reference" / "coverage"
+NOISE_OF = ["smoke-gpu"]
 SPEEDS = ROOT / "reference" / "core-speeds-h200.parquet"
 
 
 @cache
 def measured() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     store = ResultStore.open(str(ROOT / "reference" / "h200"), create=False)
-    return store.read("trials"), store.read("windows"), pl.read_parquet(SPEEDS)
+    return store.read("trials", NOISE_OF), store.read("windows", NOISE_OF), pl.read_parquet(SPEEDS)
 
 
 @cache
@@ -205,9 +206,12 @@ def test_real_comparisons_of_equal_arms_are_found_and_counted() -> None:
     values[2, :, 1] += 0.5
     arms = (("single", "single", 1), ("single-again", "single", 1), ("mps2", "mps", 2))
     trials, windows = frames(values, arms, backend="vllm")
-    found = [row for row in coverage.recorded_equal_arms(trials, windows) if row["metric"] == "throughput"]
+    both = [row for row in coverage.recorded_equal_arms(trials, windows) if row["metric"] == "throughput"]
+    found = [row for row in both if row["arm"] == "single-again"]
     assert [(row["arm"], row["baseline"], row["boots"]) for row in found] == [("single-again", "single", 4)] * 3
     assert [row["called"] for row in found] == [False, False, True]
+    halved = [row for row in both if row["arm"] == "other"]
+    assert len(both) == len(found) + len(halved) and len(halved) == 9 and not any(row["called"] for row in halved)
     simulated = trials.with_columns(backend=pl.lit("simulated"))
     assert list(coverage.recorded_equal_arms(simulated, windows)) == []
 

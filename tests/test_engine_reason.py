@@ -22,6 +22,18 @@ RuntimeError: Engine core initialization failed. See root cause above. Failed co
     ("tail", "reason"),
     [
         (CORE, "ValueError: To serve one request, 1 GiB KV cache is needed"),
+        (
+            CORE.replace("ValueError: To", "ModuleNotFoundError: To"),
+            "ModuleNotFoundError: To serve one request, 1 GiB KV cache is needed",
+        ),
+        (
+            CORE.replace("ValueError: To serve", "triton.compiler.errors.CompilationError: at"),
+            "triton.compiler.errors.CompilationError: at one request, 1 GiB KV cache is needed",
+        ),
+        (
+            "(EngineCore pid=7) INFO 01-01 [x.py:1] retries=3 on RuntimeError-like states\n",
+            "RuntimeError: what vLLM raised",
+        ),
         ("", "RuntimeError: what vLLM raised"),
         ("INFO all is well\n", "RuntimeError: what vLLM raised"),
         ("torch.OutOfMemoryError: CUDA out of memory.\n", "torch.OutOfMemoryError: CUDA out of memory."),
