@@ -99,6 +99,10 @@ class SweepSpec(Section):
             raise SpecError(f"--repeats: {error.errors()[0]['msg'].lower()}, not {repeats}") from error
         return self.model_copy(update={"repeats": repeats})
 
+    def on(self, gpu: str | None) -> SweepSpec:
+        """The sweep for another GPU kind; None leaves it."""
+        return self if gpu is None else self.model_copy(update={"gpu": gpu})
+
     @property
     def text(self) -> str:
         """The file as it was read."""

@@ -2,6 +2,7 @@
 
     python -m orchestrator.sweep                                    # the default sweep
     python -m orchestrator.sweep sweeps/smoke-gpu.yaml --store results
+    python -m orchestrator.sweep sweeps/scaling-landscape.yaml --dry-run --gpu H200
     ray job submit --working-dir . -- python -m orchestrator.sweep sweeps/scaling-landscape.yaml --store s3://bucket/x
 
 Progress goes to standard error, one line a trial; the last line of standard output is one JSON object. Killed at any
@@ -36,6 +37,7 @@ from orchestrator.errors import (
 )
 from orchestrator.expand import expand
 from orchestrator.fleet_metrics import FleetMetrics
+from orchestrator.gpus import KINDS
 from orchestrator.ledger import Ledger
 from orchestrator.objects import absolute_store, default_store
 from orchestrator.plan import Plan, plan
@@ -64,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """The way through, from the file to the verdicts. Ray is started only where something is left to measure."""
-    spec = load_spec(options.spec or default_spec_path()).of_repeats(options.repeats)
+    spec = load_spec(options.spec or default_spec_path()).of_repeats(options.repeats).on(options.gpu)
     uri = absolute_store(options.store, under_ray_job=in_ray_job())
     if options.dry_run:
         return dry_run(spec, uri, options)
@@ -125,7 +127,7 @@ def tell(faults: Sequence[str]) -> int:
 
 def dry_run(spec: SweepSpec, uri: str, options: argparse.Namespace) -> int:
     """Print the plan; touches neither the cluster nor the store, except to read what that holds."""
-    target = resolve(spec, options.backend, gpus_here())
+    target = resolve(spec, options.backend, {options.gpu: 1} if options.gpu else gpus_here())
     repeats = expand(spec, target.backend, target.kind.name)
     remaining = repeats
     try:
@@ -170,6 +172,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     where = "folder or bucket URI (default: results, under a Ray job ~/mpscape-results)"
     parser.add_argument("--store", default=default_store(in_ray_job()), help=where)
     parser.add_argument("--backend", choices=["auto", "vllm", "vllm-cpu", "simulated"], default=None)
+    kind = "GPU kind, instead of what the file says; with --dry-run such a GPU need not be here"
+    parser.add_argument("--gpu", choices=sorted(KINDS), help=kind)
     parser.add_argument("--repeats", type=int, metavar="N", help="sets of boots, instead of what the file says")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and end")
     parser.add_argument("--retry-failed", action="store_true", help="measure failed repeats anew")

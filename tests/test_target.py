@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from orchestrator.errors import ClusterError
-from orchestrator.spec import SweepSpec, parse_spec
+from orchestrator.spec import SweepSpec, load_spec, parse_spec
+from orchestrator.sweep import main
 from orchestrator.target import foregone, gpus_here, resolve
 
 
@@ -79,3 +82,11 @@ def test_only_real_gpus_are_asked_for(backend, gpu, asked, known):
 
 def test_gpus_of_this_machine_are_counted_by_kind():
     assert all(count > 0 for count in gpus_here().values())
+
+
+@pytest.mark.parametrize("path", sorted(Path("sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_sweep_file_is_planned_for_a_gpu_that_is_not_here_and_all_of_it_fits(path, tmp_path, capsys):
+    assert main([str(path), "--dry-run", "--gpu", "H200", "--store", str(tmp_path / "none")]) == 0
+    said = capsys.readouterr().out
+    assert "does not fit: 0 trials" in said
+    assert load_spec(path).backend == "simulated" or "H200" in said
