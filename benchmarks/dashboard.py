@@ -5,10 +5,13 @@
 
 Makes a store of each size (`--requests` rows a trial) in a temporary folder, once, then times: the summary made and
 loaded, the server's first view and clicks to the end of what they draw, in headless Chromium on the same processor.
-`click_verdict_s`: from the click to the cell's verdicts on the page; `click_view_s`: until the last figure in the
-window is drawn; `click_rest_s`: from scrolling to the figures below until the last of them is drawn. `load` is the
-load average when the browser began. `--s3` keeps the store in an S3-compatible server on this machine, labelled so:
-it says what the requests cost, not what a network adds.
+`first_view_s`: from the request to the map on the page, in a browser that was just started; `click_verdict_s`: from
+the click to the cell's verdicts on the page; `click_view_s`: until the last figure in the window is drawn;
+`click_rest_s`: from scrolling to the figures below until the last of them is drawn. `..._cpu_s` and `..._server_cpu_s`
+are processor seconds of the page's main thread and of the server meanwhile (after a click: for two seconds), which
+other work on the machine changes less than the wall time; `load` is the load average when the browser began. `--s3`
+keeps the store in an S3-compatible server on this machine, labelled so: it says what the requests cost, not what a
+network adds.
 The last line of standard output is one JSON object.
 """
 
@@ -30,7 +33,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from playwright.sync_api import Page, sync_playwright
+import psutil
+from playwright.sync_api import CDPSession, Page, sync_playwright
 
 from benchmarks.rate import machine
 from orchestrator.records import REQUESTS, SAMPLES
@@ -89,7 +93,7 @@ def measure(folder: Path, uri: str, trials: int, requests: int, clicks: int) -> 
             try:
                 if name == "start_with_summary_s":
                     found["load"] = round(os.getloadavg()[0], 1)
-                    found |= browse(said[1], clicks)
+                    found |= browse(said[1], psutil.Process(process.pid), clicks)
             finally:
                 process.terminate()
     return found
@@ -155,44 +159,57 @@ def sample_rows(rng: np.random.Generator, windows: pl.DataFrame, trials: pl.Data
     return pl.DataFrame(merged, schema=SAMPLES)
 
 
-def browse(url: str, clicks: int) -> dict[str, float]:
+def browse(url: str, server: psutil.Process, clicks: int) -> dict[str, float]:
     """First view and clicks, in seconds; the clicks' medians."""
     with sync_playwright() as driver:
         chromium = shutil.which("chromium")
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1300, "height": 900})
-        begun = time.perf_counter()
+        devtools = page.context.new_cdp_session(page)
+        devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
+        before, begun = cpu_s(devtools, server), time.perf_counter()
         page.goto(url)
         page.wait_for_selector("#panel-verdict-map .js-plotly-plot .main-svg")
-        first_s = time.perf_counter() - begun
-        page.wait_for_selector("#panel-verdict-map [data-marking]")
+        first_s, first_cpu_s = time.perf_counter() - begun, cpu_s(devtools, server) - before
+        page.wait_for_selector("#panel-verdict-map [data-drawn]")
         page.wait_for_timeout(1000)
-        seen = [click(page, index) for index in range(clicks + 1)][1:]  # the first one builds the page's parts
+        seen = [click(page, devtools, server, index) for index in range(clicks + 1)][1:]  # the first builds the parts
         browser.close()
     return {
         "first_view_s": round(first_s, 2),
+        "first_view_cpu_s": round(float(first_cpu_s[0]), 2),
+        "first_view_server_cpu_s": round(float(first_cpu_s[1]), 2),
         **{
             f"click_{name}_s": round(median(times[place] for times in seen), 3)
-            for place, name in enumerate(("verdict", "view", "rest"))
+            for place, name in enumerate(("verdict", "view", "rest", "cpu", "server_cpu"))
         },
     }
 
 
-def click(page: Page, index: int) -> tuple[float, float, float]:
-    """Click the cell in column `index` of the map, then scroll on; seconds by the page's own clock."""
+def cpu_s(devtools: CDPSession, server: psutil.Process) -> np.ndarray:
+    """Processor seconds so far of the page's main thread and of the server."""
+    counted = {metric["name"]: metric["value"] for metric in devtools.send("Performance.getMetrics")["metrics"]}
+    return np.array([counted["TaskDuration"], sum(server.cpu_times()[:2])])
+
+
+def click(page: Page, devtools: CDPSession, server: psutil.Process, index: int) -> tuple[float, ...]:
+    """Click the cell in column `index` of the map, then scroll on; seconds by the page's own clock, then processor
+    seconds of page and server until the scroll."""
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(500)
     box = page.locator("#panel-verdict-map .nsewdrag").bounding_box()
     assert box is not None
     column = (index % len(CONTEXTS) + 0.5) / len(CONTEXTS)
     page.evaluate(WATCH)
+    before = cpu_s(devtools, server)
     page.mouse.click(box["x"] + column * box["width"], box["y"] + 0.3 * box["height"])
-    page.wait_for_timeout(3000)
+    page.wait_for_timeout(2000)
+    used = cpu_s(devtools, server) - before
     verdict, view = page.evaluate("() => [__verdict - __begun, __view() - __begun]")
     page.evaluate("() => { __drawn.clear(); __begun = performance.now(); scrollTo(0, document.body.scrollHeight); }")
     page.wait_for_timeout(3000)
     rest = page.evaluate("() => Math.max(...__drawn.values()) - __begun")
-    return verdict / 1000, view / 1000, rest / 1000
+    return verdict / 1000, view / 1000, rest / 1000, *used.tolist()
 
 
 WATCH = """() => {

@@ -8,6 +8,7 @@ import polars as pl
 from dashboards import cells, figures, theme
 from dashboards.cell_records import records
 from dashboards.certificate_table import certificate_checks
+from dashboards.columns import CELL_COLUMNS, PAIR_COLUMNS, RATIO_COLUMNS
 from dashboards.host_overhead import with_host_columns
 from dashboards.page import Page
 from dashboards.table import table
@@ -24,19 +25,10 @@ CERTIFICATE_COLUMNS = {
     "saw": "what it saw",
 }
 VIEW_COLUMNS = {
-    "view": "view",
-    "setting": "held equal",
-    "model": "model",
-    "kind": "load",
-    "prompt_tokens": "context",
-    "arm": "arm",
-    "baseline": "against",
-    "ratio": "ratio",
-    "ci_low": "low",
-    "ci_high": "high",
-    "verdict": "verdict",
-    "boots": "boots",
-}
+    "view": "view", "setting": "held equal",
+    **{name: words for name, words in CELL_COLUMNS.items() if name != "concurrency"},
+    **PAIR_COLUMNS, **RATIO_COLUMNS,
+}  # fmt: skip
 
 
 def cell_chapter(page: Page, world: World, store: ResultStore, prefix: str) -> None:

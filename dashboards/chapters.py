@@ -10,6 +10,7 @@ import polars as pl
 
 from dashboards import answer, cells, figures, health, provenance_table, theme, verdict_map
 from dashboards.cell_chapter import cell_chapter, certificates, host_chapter, view_chapter
+from dashboards.columns import CELL_COLUMNS, PAIR_COLUMNS
 from dashboards.page import Page
 from dashboards.table import csv_link, pairs, table
 from dashboards.world import World
@@ -20,12 +21,11 @@ STEP_ORDER = [*answer.STEPS, "gain", None]
 COLUMN_PX = 560  # two figures stand side by side if each reads at this width
 VERDICT_COLUMNS = {
     "model": "model",
-    "kind": "kind",
-    "prompt_tokens": "context",
-    "output_tokens": "out",
+    "kind": "load",
+    "prompt_tokens": CELL_COLUMNS["prompt_tokens"],
+    "output_tokens": "out, tokens",
     "concurrency": "in flight",
-    "arm": "arm",
-    "baseline": "against",
+    **PAIR_COLUMNS,
     "verdict": "verdict",
     "change": "change, %",
     "low": "low, %",

@@ -57,12 +57,12 @@ def graph_modes(measured: pl.DataFrame) -> go.Figure:
         .with_columns(place=pl.col("arm").replace_strict({arm: i for i, arm in enumerate(order)}))
         .sort("model", "kind", "prompt_tokens", "place")
     )
-    labels = [f"{cells.cell_label(row)}, {row['kind']} · {row['arm']}" for row in means.iter_rows(named=True)]
+    labels = [f"{cells.cell_label(row)}, {row['kind']}, {row['arm']}" for row in means.iter_rows(named=True)]
     said = [
         f"{label}: " + ", ".join(f"{GRAPH_MODES[name][0]} {row[name]:.0%}" for name in there if row[name] is not None)
         for label, row in zip(labels, means.iter_rows(named=True), strict=True)
     ]
-    fig = theme.figure(title, 120 + 26 * len(labels), "; ".join(said[:40]) + ".", cells.one_backend(good))
+    fig = theme.figure(title, 130 + 38 * len(labels), "; ".join(said[:40]) + ".", cells.one_backend(good))
     for name in there:
         words, colour = GRAPH_MODES[name]
         fig.add_bar(
@@ -103,7 +103,7 @@ def rate_over_core_speed(measured: pl.DataFrame) -> go.Figure:
 
     measured: rows of one model and kind of load.
     """
-    title = "Rate over the speed of EngineCore's core"
+    title = "Rate over core speed"
     known = measured.filter(pl.col("certified"), pl.col("engine_core_speed_mops") > 0, pl.col("rate") > 0)
     if known.is_empty():
         simulated = bool(len(measured)) and cells.one_backend(measured)

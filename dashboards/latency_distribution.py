@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from dashboards import cells, theme
 
 PANELS = {"ttft_s": "TTFT (s)", "tpot_s": "TPOT (s)", "e2e_s": "request latency (s)"}
 GAP = 0.03
+MOST_TICKS = 3
 # Every half percent up to 99, then finer: tails are what people ask about.
 SHARES = [*(i / 200 for i in range(1, 199)), 0.9925, 0.995, 0.9975, 0.999]
 
@@ -76,7 +78,7 @@ def latency_distribution(requests: pl.DataFrame, measured: pl.DataFrame) -> go.F
         left = column * (wide + GAP)
         layout |= {
             f"xaxis{mark}": {
-                "type": "log", "tickformat": "~g", "nticks": 4, "tickangle": 0, "anchor": f"y{mark}",
+                "type": "log", "tickvals": _ticks(seen[name]), "tickformat": "~g", "tickangle": 0, "anchor": f"y{mark}",
                 "domain": [left, left + wide],
             },
             f"yaxis{mark}": {
@@ -107,6 +109,19 @@ def latency_distribution(requests: pl.DataFrame, measured: pl.DataFrame) -> go.F
             )
     layout["shapes"] = [theme.rule(y=share) for share in (50, 99)]
     return theme.figure(title, 380, _summary(seen, there), simulated, data, layout)
+
+
+def _ticks(values: pl.Series) -> list[float]:
+    """At most three round numbers within nearly all of `values`: more would not stand side by side."""
+    known = values.drop_nulls()
+    low, high = float(known.quantile(0.01) or 1e-3), float(known.quantile(0.999) or 1.0)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        ticks = [float(f"{step * 10.0**decade:.3g}") for decade in decades for step in steps]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) <= MOST_TICKS:
+            break
+    return inside[:: 1 + len(inside) // (MOST_TICKS + 1)]
 
 
 def _summary(seen: pl.DataFrame, there: list[str]) -> str:

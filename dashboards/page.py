@@ -10,9 +10,9 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import plotly.io
-from plotly.offline import get_plotlyjs
 
 from dashboards import theme
+from dashboards.plotly_js import plotly_js
 
 ASSETS = Path(__file__).parent / "assets"
 # Nothing may be fetched: the page is meant to be mailed and kept, and what it shows comes from a store of other people.
@@ -83,7 +83,7 @@ class Page:
             f"<title>{html.escape(self.title)}</title>\n<style>\n{style}</style>\n</head>\n"
             f"<body>\n<main>\n{body}\n</main>\n"
             f"<script type='application/json' id='themes'>{themes}</script>\n"
-            f"<script>{get_plotlyjs()}</script>\n<script>\n{(ASSETS / 'report.js').read_text()}</script>\n"
+            f"<script>{plotly_js()}</script>\n<script>\n{(ASSETS / 'report.js').read_text()}</script>\n"
             "</body>\n</html>\n"
         )
 

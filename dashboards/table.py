@@ -55,7 +55,7 @@ def _heading(words: str, numeric: bool, sortable: bool) -> str:
 
 def _cell(value: Any, numeric: bool) -> str:
     if value is None:
-        return "<td class='empty' data-value=''></td>"
+        return f"<td class='{'number ' if numeric else ''}empty' data-value=''></td>"
     if isinstance(value, list):
         return f"<td class='lines'>{'<br>'.join(html.escape(str(item)) for item in value)}</td>"
     if numeric:

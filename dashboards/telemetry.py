@@ -11,9 +11,10 @@ import polars as pl
 from dashboards import cells, theme
 
 ROW_PX, GAP = 92, 0.022
+LONGEST = 11  # letters of a row's title in one line
 # metric: words, factor, unit, whether the axis begins at zero
 READINGS = {
-    "output_tokens_per_s": ("output tokens/s", 1.0, "tokens/s", True),
+    "output_tokens_per_s": ("output", 1.0, "tokens/s", True),
     "gpu_active_share": ("GPU active", 100.0, "%", True),
     "sm_active_share": ("SM active", 100.0, "%", True),
     "tensor_active_share": ("tensor cores", 100.0, "%", True),
@@ -82,9 +83,10 @@ def telemetry(samples: pl.DataFrame, measured: pl.DataFrame) -> go.Figure:
     for row, name in enumerate(there):
         words, factor, unit, from_zero = READINGS[name]
         top = 1 - row / len(there)
+        lines = words.rsplit(" ", 1) if len(words) > LONGEST else [words]
         layout[_axis("y", row).replace("y", "yaxis")] = {
             "domain": [top - 1 / len(there) + GAP, top],
-            "title": {"text": f"{words}<br>{unit}", "font": {"size": 11}},
+            "title": {"text": "<br>".join([*lines, unit]), "font": {"size": 11}},
             "nticks": 4,
             "rangemode": "tozero" if from_zero else "normal",
             "tickformat": "~s",

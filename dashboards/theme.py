@@ -27,7 +27,7 @@ GAIN_LIGHT = ["#8f3a00", "#d97a2e", "#f4cfa8", "#f1f2f4", "#b4d3ee", "#3f8bca", 
 GAIN_DARK = ["#ffb26b", "#c06f2c", "#6a4527", "#2b3038", "#284e72", "#3f83c2", "#8cc6ff"]
 
 SHARING_COLOURS = {
-    "single": ("#858c96", "#5f6670"),
+    "single": ("#858c96", "#a67f52", "#5f7f78", "#a2779c"),
     "timesliced": ("#d9822b", "#b8622f", "#e0a458"),
     "mps": ("#2f7fc4", "#1f9e89", "#8a6fc9", "#c25d92"),
 }
@@ -78,7 +78,7 @@ def _template(text: str, muted: str, grid: str, surface: str, scale: list[str]) 
     return go.layout.Template(
         layout={
             "font": {"family": FONT, "size": 13, "color": text},
-            "title": {"x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 15}},
+            "title": {"x": 0, "xref": "container", "xanchor": "left", "font": {"size": 15}},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "xaxis": axis,

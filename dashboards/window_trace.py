@@ -24,32 +24,30 @@ def window_trace(measured: pl.DataFrame) -> go.Figure:
     colours = theme.arm_colours(arms)
     bad = int((~rows["certified"]).sum())
     unit = "prompt" if rows["kind"][0] == "prefill" else "output"
-    fig = theme.figure(
-        f"{html.escape(cells.cell_label(rows.row(0, named=True)))}: windows in order",
-        430,
-        f"{len(rows)} windows over {rows['repeat'].n_unique()} repeats in the order measured, {bad} not certified. "
-        + _medians(rows, unit),
-        cells.one_backend(rows),
-    )
+    data = []
     for index, arm in enumerate(arms):
         for certified in (True, False):
             part = rows.filter(pl.col("arm") == arm, pl.col("certified") == certified)
             if part.is_empty():
                 continue
-            fig.add_scatter(
-                x=part["place"].to_list(),
-                y=part["rate"].round(1).to_list(),
-                mode="markers",
-                marker={
-                    "color": colours[arm],
-                    "size": 9 if certified else 11,
-                    "symbol": theme.SYMBOLS[index % len(theme.SYMBOLS)] if certified else "x-thin",
-                    "line": {"width": 0 if certified else 2.4, "color": colours[arm]},
-                },
-                name=html.escape(arm) + ("" if certified else ", not certified"),
-                legendgroup=arm,
-                hovertext=[_hover(row) for row in part.iter_rows(named=True)],
-                hoverinfo="text",
+            marker = {
+                "color": colours[arm],
+                "size": 9 if certified else 11,
+                "symbol": theme.SYMBOLS[index % len(theme.SYMBOLS)] if certified else "x-thin",
+                "line": {"width": 0 if certified else 2.4, "color": colours[arm]},
+            }
+            data.append(
+                {
+                    "type": "scatter",
+                    "x": part["place"].to_list(),
+                    "y": part["rate"].round(1).to_list(),
+                    "mode": "markers",
+                    "marker": marker,
+                    "name": html.escape(arm) + ("" if certified else ", not certified"),
+                    "legendgroup": arm,
+                    "hovertext": [_hover(row) for row in part.iter_rows(named=True)],
+                    "hoverinfo": "text",
+                }
             )
     ticks, labels, shapes = [], [], []
     for (repeat,), part in rows.group_by("repeat", maintain_order=True):
@@ -58,17 +56,25 @@ def window_trace(measured: pl.DataFrame) -> go.Figure:
         labels.append(f"repeat {repeat}")
         if first > 0:
             shapes.append(theme.rule(x=first - 1))
-    fig.update_xaxes(
-        title_text="windows in the order they were measured",
-        tickvals=ticks,
-        ticktext=labels,
-        showgrid=False,
-        zeroline=False,
-        ticks="",
+    layout = {
+        "xaxis": {
+            "title": {"text": "windows in the order they were measured"}, "tickvals": ticks, "ticktext": labels,
+            "showgrid": False, "zeroline": False, "ticks": "",
+        },
+        "yaxis": {"title": {"text": f"{unit} tokens/s"}, "tickformat": "~s", "rangemode": "normal"},
+        "margin": {"t": 88},
+        "legend": {"y": 1.0},
+        "shapes": shapes,
+    }  # fmt: skip
+    return theme.figure(
+        f"{html.escape(cells.cell_label(rows.row(0, named=True)))}: windows in order",
+        430,
+        f"{len(rows)} windows over {rows['repeat'].n_unique()} repeats in the order measured, {bad} not certified. "
+        + _medians(rows, unit),
+        cells.one_backend(rows),
+        data,
+        layout,
     )
-    fig.update_yaxes(title_text=f"{unit} tokens/s", tickformat="~s", rangemode="normal")
-    fig.update_layout(margin={"t": 88}, legend={"y": 1.0}, shapes=shapes)
-    return fig
 
 
 def _medians(rows: pl.DataFrame, unit: str) -> str:

@@ -129,7 +129,7 @@ def test_opens_on_the_measured_verdict_map(served: Served, page: Page) -> None:
 def test_a_click_on_a_cell_opens_it(served: Served, page: Page) -> None:
     page.goto(served.url + "/" + MEASURED)
     drawn(page, "verdict-map")
-    page.wait_for_selector("#panel-verdict-map [data-marking]")
+    page.wait_for_selector("#panel-verdict-map [data-drawn]")
     box = page.locator("#panel-verdict-map .nsewdrag").bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + 0.4 * box["width"], box["y"] + 0.25 * box["height"])

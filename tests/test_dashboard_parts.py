@@ -9,11 +9,14 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from plotly.offline import get_plotlyjs_version
 from polars.testing import assert_frame_equal
 
-from dashboards import cells, settings, sweep_file
+from dashboards import cells, figures, plotly_js, settings, sweep_file
 from dashboards.agreement import agreement
+from dashboards.app import shell
 from dashboards.app.chosen import Chosen
+from dashboards.app.content import Parts, at_once
 from dashboards.app.pages import PARTS
 from dashboards.app.selection import Selection
 from dashboards.app.site import Site
@@ -214,3 +217,56 @@ def test_reads_a_bucket_as_it_reads_a_folder(small: Frames, tmp_path: Path, monk
         )
     site.refresh()
     assert site.snapshot.trouble and site.snapshot.places
+
+
+def test_the_bundle_draws_every_kind_of_trace_and_is_of_the_release_of_the_figures(
+    small: Frames,
+) -> None:
+    """The bundle lies beside: a newer plotly, or a figure of another kind, needs another one."""
+    assert plotly_js.plotly_js().splitlines()[1] == f"* plotly.js (cartesian - minified) v{plotly_js.VERSION}"
+    assert get_plotlyjs_version().split(".")[0] == plotly_js.VERSION.split(".")[0]
+    trials, windows = small
+    measured, verdicts = cells.measured(trials, windows), judge(trials, windows)
+    headline = verdicts.filter(metric="throughput", arm="mps2", baseline="single")
+    drawn = [
+        figures.verdict_map(headline), figures.gain_over_context(headline), figures.window_trace(measured),
+        figures.busy_bars(measured), figures.certificates(measured), figures.outcomes(trials),
+        figures.graph_modes(measured), figures.bound_by(measured), figures.throughput_over_latency(measured),
+    ]  # fmt: skip
+    kinds = {trace.type for fig in drawn for trace in fig.data}
+    assert {"heatmap", "bar", "scatter"} <= kinds <= set(plotly_js.TRACES)
+
+
+def test_what_most_is_decided_in_opens_first(tmp_path: Path, small: Frames) -> None:
+    """Of two sweeps the one with answers, though the other has as many questions and a name before it."""
+    trials, windows = small
+    store = ResultStore.open(str(tmp_path), create=True)
+    write(store, trials, windows)
+    early = trials.filter(pl.col("repeat") == 0).with_columns(sweep=pl.lit("an-early-one"))
+    write(store, early, windows)
+    site = Site([store], cached=False)
+    site.refresh()
+    place = Chosen(site.snapshot, Selection()).place
+    assert len(site.snapshot.places) == 2 and place is not None and place.world.sweep == "synthetic"
+
+
+def test_a_new_page_holds_what_its_address_shows_and_waits_for_what_is_far_down(tmp_path: Path, small: Frames) -> None:
+    store = ResultStore.open(str(tmp_path), create=True)
+    write(store, *small)
+    site = Site([store], cached=False)
+    site.refresh()
+    parts = Parts(site)
+    plain = at_once(site, parts, "/", "")
+    assert [slot.asked for slot in plain] == [["/", ""]] * 5 and plain[0].children and not plain[3].children
+    chosen = at_once(site, parts, "/", f"model={MODEL}&context=512")
+    assert [slot.asked is None for slot in chosen] == [False, False, False, True, True]
+    assert chosen[0].asked == ["/", ""] and chosen[2].held is not None
+    assert {name for name, _ in chosen[2].held["shape"]} == {"cell-ratios", "cell-windows"}
+    assert at_once(site, parts, "/nowhere", "")[0].children == []
+
+
+def test_commands_in_a_sentence_are_set_as_code() -> None:
+    parts = shell.prose("more boots: 3; `python -m x --repeats 6` measures them")
+    assert [getattr(part, "children", part) for part in parts] == [
+        *("more boots: 3; ", "python -m x --repeats 6", " measures them")
+    ]

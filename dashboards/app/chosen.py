@@ -65,11 +65,14 @@ class Chosen:
 
     @cached_property
     def _by_weight(self) -> list[Place]:
-        """Measured before simulated, then where most cells are compared: what a reader wants to see first."""
-        return sorted(
-            self.snapshot.places,
-            key=lambda place: (place.number, place.world.simulated, -len(place.world.verdicts), place.name),
-        )
+        """Measured before simulated, then where most of what the question asks is decided: what a reader wants."""
+
+        def weight(place: Place) -> tuple[int, bool, int, int, str]:
+            asked = answer.candidates(place.world.verdicts)
+            open_ = asked.filter(verdict="undecided").height
+            return place.number, place.world.simulated, open_ - len(asked), -len(asked), place.name
+
+        return sorted(self.snapshot.places, key=weight)
 
     @cached_property
     def kinds(self) -> list[str]:

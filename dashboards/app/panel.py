@@ -10,14 +10,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 import polars as pl
-from dash import dcc, html
+from dash import html
 from plotly.utils import PlotlyJSONEncoder
 
 from dashboards import theme
 from dashboards.app.selection import Selection
-
-TEMPLATES = (theme.LIGHT.to_plotly_json(), theme.DARK.to_plotly_json())
-CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +55,12 @@ class Drawn:
     """A block as the browser holds it: `shape` says whether what is there can be brought up to date in place.
 
     A figure that is replaced loses the reader's zoom, and a link that is replaced loses the focus; so a page is built
-    once and then only told what changed. figure: of a panel; words: all else that the block shows.
+    once and then only told what changed. figure: of a panel, as JSON; words: all else that the block shows.
     """
 
     name: str
     shape: str
-    figure: dict[str, Any] | None
+    figure: str | None
     words: Any
 
     def frame(self, slot: int) -> Any:
@@ -71,29 +68,30 @@ class Drawn:
         words = html.Div(self.words, id={"type": "words", "slot": slot, "name": self.name})
         if self.figure is None:
             return words
-        graph = dcc.Graph(
+        plot = html.Div(
             id={"type": "figure", "slot": slot, "name": self.name},
-            figure=self.figure,
-            config=CONFIG,
-            responsive=True,
+            className="plot",
             style=json.loads(self.shape),
+            role="img",
+            **{"data-figure": self.figure, "aria-label": f"figure {self.name}, said in words below"},
         )
-        region = html.Div(graph, className="scroll", tabIndex=0, role="region", **{"aria-label": f"figure {self.name}"})
+        region = html.Div(plot, className="scroll", tabIndex=0, role="region", **{"aria-label": f"figure {self.name}"})
         return html.Figure([region, words], id=f"panel-{self.name}")
 
     def marks(self) -> tuple[str, str]:
         """What figure and words are, to know later whether they changed."""
-        figure = "" if self.figure is None else _mark(json.dumps(self.figure, cls=PlotlyJSONEncoder))
+        figure = "" if self.figure is None else _mark(self.figure)
         return figure, _mark(json.dumps(self.words, cls=PlotlyJSONEncoder))
 
 
-def drawn(block: Block, place: int, part: str, selection: Selection, revision: int, mode: str) -> Drawn:
-    """`block` as the `place`th of its part; mode: `light` or `dark`."""
+def drawn(block: Block, place: int, part: str, selection: Selection, revision: int) -> Drawn:
+    """`block` as the `place`th of its part. Figures carry no template: the page's script adds light or dark."""
     if isinstance(block, Panel):
         fig = block.figure.to_plotly_json()
-        fig["layout"] |= {"template": TEMPLATES[mode == "dark"], "uirevision": block.zoom or block.name}
+        fig["layout"]["uirevision"] = block.zoom or block.name
         style = {"height": f"{fig['layout']['height']}px", "minWidth": f"{block.wide}px", "maxWidth": f"{block.most}px"}
-        return Drawn(block.name, json.dumps(style), fig, _words(block, part, selection, revision))
+        text = json.dumps(fig, cls=PlotlyJSONEncoder, separators=(",", ":"))
+        return Drawn(block.name, json.dumps(style), text, _words(block, part, selection, revision))
     if isinstance(block, Table):
         return Drawn(block.name, "table", None, _table(block, part, selection, revision))
     return Drawn(f"{place}", type(block).__name__, None, block)
@@ -106,7 +104,7 @@ def _words(panel: Panel, part: str, selection: Selection, revision: int) -> Any:
             html.Details([html.Summary("In words"), html.P(theme.said(panel.figure), className="said")]),
             html.Details(
                 [
-                    html.Summary(f"Table, {len(panel.rows):,} rows"),
+                    html.Summary(f"Table, {len(panel.rows):,} {'row' if len(panel.rows) == 1 else 'rows'}"),
                     *downloads(panel.name, part, selection),
                     html.Div(className="rows"),
                 ],

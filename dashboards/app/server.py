@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import io
-import threading
-from functools import lru_cache
+import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import polars as pl
-from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, no_update
-from dash.exceptions import PreventUpdate
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State
 from flask import Response, abort, request
 
+from dashboards import theme
 from dashboards.app import shell
-from dashboards.app.chosen import OF_A_CELL, Chosen
-from dashboards.app.pages import OF_PAGE, PARTS
-from dashboards.app.panel import Block, Drawn, Panel, Table, drawn
+from dashboards.app.content import Parts, at_once, follow, seen_by
+from dashboards.app.pages import PARTS
+from dashboards.app.panel import Panel, Table
 from dashboards.app.selection import Selection
 from dashboards.app.site import Site
+from dashboards.plotly_js import PLOTLY, plotly_js
 from dashboards.table import table
 
 ASSETS = Path(__file__).parent.parent / "assets"
 MOST_ROWS_SHOWN = 300
-UNSEEN = {
-    "landscape": OF_A_CELL,
-    **dict.fromkeys(("cell", "cell-first", "cell-figures"), ("repeat",)),
-}
 # Everything comes from this server: it works without a network, and a name in a store can load nothing.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
     " blob:; connect-src 'self'; worker-src 'self' blob:; frame-ancestors 'none'"
 )
-INDEX = """<!DOCTYPE html>
-<html lang="en">
-<head>{%metas%}<title>{%title%}</title>{%favicon%}{%css%}</head>
-<body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body>
+TEMPLATES = json.dumps({"light": theme.LIGHT.to_plotly_json(), "dark": theme.DARK.to_plotly_json()})
+# Scripts that Dash names in every page: what browsers before 2020 lack, long to read, and its table.
+UNUSED = ("/deps/polyfill@", "/dash_table/")
+# The library of the figures is fetched at once, and run when the first figure asks for it: the words are there before.
+INDEX = f"""<!DOCTYPE html>
+<html lang="en" data-first-theme="FIRST">
+<head>{{%metas%}}<title>{{%title%}}</title><link rel="icon" href="data:,">{{%css%}}
+<script type="application/json" id="templates">{TEMPLATES}</script>
+<link rel="preload" as="script" href="/{PLOTLY}" id="plotly"></head>
+<body>{{%app_entry%}}<footer>{{%config%}}{{%scripts%}}{{%renderer%}}</footer></body>
 </html>"""
 
 
@@ -44,10 +47,10 @@ def application(site: Site, every_s: float = 5.0, first_theme: str = "auto") -> 
     app = Dash(
         "mpscape",
         assets_folder=str(ASSETS),
-        assets_ignore=r"report\.js",
+        assets_ignore=r"report\.js|plotly",
         title="mpscape",
-        update_title="mpscape",
-        index_string=INDEX,
+        update_title=None,
+        index_string=INDEX.replace("FIRST", first_theme),
         suppress_callback_exceptions=True,
         serve_locally=True,
         enable_mcp=False,
@@ -56,132 +59,29 @@ def application(site: Site, every_s: float = 5.0, first_theme: str = "auto") -> 
             {"name": "color-scheme", "content": "light dark"},
         ],
     )
-    # A function: each new page starts from what is known now, and asks for nothing that it was just given.
-    app.layout = lambda: shell.layout(every_s, first_theme, site.snapshot)
+    whole = app.interpolate_index
+    app.interpolate_index = lambda **page: whole(**page | {"scripts": _needed(page["scripts"])})
     parts = Parts(site)
     parts.blocks("landscape", Selection())  # before the first reader comes, who sees just this
-    _content(app, site, parts)
+
+    def layout() -> Any:
+        """Each new page starts from what is known now, and asks for nothing that it was just given."""
+        here = urlsplit(request.referrer or "")
+        return shell.layout(every_s, site.snapshot, at_once(site, parts, here.path or "/", here.query))
+
+    app.layout = layout
+    follow(app, site, parts)
     _client(app)
     _files(app, parts)
     return app
 
 
-class Parts:
-    """Blocks of the parts of pages, the last ones remembered: a table is asked for after its figure."""
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._made = lru_cache(64)(self._make)
-        self._maps = lru_cache(16)(self._map)
-        self._one_at_a_time = threading.Lock()
-
-    def blocks(self, part: str, selection: Selection) -> list[Block]:
-        """`selection` as `seen_by` the part."""
-        # Side by side all parts of a page would be late; one after the other, the first of them is early.
-        with self._one_at_a_time:
-            return self._made(part, selection, self._site.snapshot.revision)
-
-    def _make(self, part: str, selection: Selection, revision: int) -> list[Block]:
-        chosen = self._maps(selection.but(**dict.fromkeys(OF_A_CELL)), revision).at(selection)
-        return [block for block in PARTS[part](chosen) if block is not None]
-
-    def _map(self, selection: Selection, revision: int) -> Chosen:
-        return Chosen(self._site.snapshot, selection)
-
-
-def seen_by(part: str, selection: Selection) -> Selection:
-    """The selection without what the part does not show, so that a click leaves alone what it does not change.
-
-    The map does not show which cell is chosen: the page's script frames it, and carries it from link to link.
-    """
-    return selection.but(**dict.fromkeys(UNSEEN.get(part, ())))
-
-
-def _content(app: Dash, site: Site, parts: Parts) -> None:
-    def fill(slot: int) -> None:
-        figures = {"type": "figure", "slot": slot, "name": ALL}
-        words = {"type": "words", "slot": slot, "name": ALL}
-
-        def show(asked: list[str] | None, mode: str | None, revision: int, held: Held | None) -> Any:
-            if asked is None or mode is None:
-                raise PreventUpdate
-            pathname, search = asked
-            names = OF_PAGE.get(pathname, ())
-            part = names[slot] if slot < len(names) else ""
-            selection = seen_by(part, Selection.parse(search))
-            snapshot = site.snapshot
-            key = f"{part} {selection.search} {snapshot.revision} {mode}"
-            if held is not None and held["key"] == key:
-                raise PreventUpdate
-            made = parts.blocks(part, selection) if part else []
-            blocks = [drawn(block, place, part, selection, snapshot.revision, mode) for place, block in enumerate(made)]
-            return _news(slot, key, blocks, held, *ctx.outputs_list[1:3])
-
-        app.callback(
-            Output(f"part-{slot}", "children"),
-            Output(figures, "figure"),
-            Output(words, "children"),
-            Output(f"held-{slot}", "data"),
-            Input(f"ask-{slot}", "data"),
-            Input("theme", "data"),
-            Input("revision", "data"),
-            State(f"held-{slot}", "data"),
-            prevent_initial_call=True,
-        )(show)
-
-    for slot in range(shell.PARTS):
-        fill(slot)
-
-    def news(_: int | None, revision: int | None) -> Any:
-        snapshot = site.snapshot
-        return shell.status(snapshot), snapshot.revision if snapshot.revision != revision else no_update
-
-    app.callback(
-        Output("status", "children"),
-        Output("revision", "data"),
-        Input("clock", "n_intervals"),
-        State("revision", "data"),
-        prevent_initial_call=True,
-    )(news)
-
-
-Held = dict[str, Any]
-
-
-def _news(
-    slot: int, key: str, blocks: list[Drawn], held: Held | None, figures: list[Any], words: list[Any]
-) -> tuple[Any, list[Any], list[Any], Held]:
-    """What the browser lacks: the whole part where its shape is another, else the figures and words that changed.
-
-    held: what was sent last: `key` of all of it, and by block its shape and marks. figures, words: the outputs that the
-    page has now.
-    """
-    now: Held = {
-        "key": key,
-        "shape": [[block.name, block.shape] for block in blocks],
-        "marks": {block.name: list(block.marks()) for block in blocks},
-    }
-    there = {output["id"]["name"] for output in words}
-    if held is None or held["shape"] != now["shape"] or there != {block.name for block in blocks}:
-        return [block.frame(slot) for block in blocks], [no_update] * len(figures), [no_update] * len(words), now
-    by_name = {block.name: block for block in blocks}
-
-    def changed(outputs: list[Any], which: int) -> list[Any]:
-        found = []
-        for output in outputs:
-            name = output["id"]["name"]
-            same = held["marks"][name][which] == now["marks"][name][which]
-            found.append(no_update if same else (by_name[name].figure, by_name[name].words)[which])
-        return found
-
-    return no_update, changed(figures, 0), changed(words, 1), now
+def _needed(scripts: str) -> str:
+    return "\n".join(line for line in scripts.splitlines() if not any(name in line for name in UNUSED))
 
 
 def _client(app: Dash) -> None:
     """What needs no server: the colour scheme, addresses out of clicks and lists; done in assets/shell.js."""
-    app.clientside_callback(
-        ClientsideFunction("mpscape", "theme"), Output("theme", "data"), Input("theme-button", "n_clicks")
-    )
     app.clientside_callback(
         ClientsideFunction("mpscape", "ask"),
         *(Output(f"ask-{slot}", "data") for slot in range(shell.PARTS)),
@@ -190,11 +90,7 @@ def _client(app: Dash) -> None:
         Input("near", "data"),
         *(State(f"ask-{slot}", "data") for slot in range(shell.PARTS)),
     )
-    app.clientside_callback(
-        ClientsideFunction("mpscape", "mark"),
-        Input("url", "search"),
-        Input({"type": "figure", "slot": 0, "name": ALL}, "figure"),
-    )
+    app.clientside_callback(ClientsideFunction("mpscape", "mark"), Input("url", "search"))
     app.clientside_callback(
         ClientsideFunction("mpscape", "amount"),
         Input({"type": "amount", "name": ALL}, "value"),
@@ -206,7 +102,13 @@ def _files(app: Dash, parts: Parts) -> None:
     def guard(answer: Response) -> Response:
         answer.headers["Content-Security-Policy"] = POLICY
         answer.headers["X-Content-Type-Options"] = "nosniff"
+        answer.headers["Referrer-Policy"] = "same-origin"  # `layout` reads the page's own address there
         return answer
+
+    def plotly() -> Response:
+        return Response(
+            plotly_js(), mimetype="text/javascript", headers={"Cache-Control": "max-age=31536000, immutable"}
+        )
 
     def data(part: str, name: str, kind: str) -> Response:
         if part not in PARTS or kind not in ("csv", "parquet", "html"):
@@ -218,6 +120,7 @@ def _files(app: Dash, parts: Parts) -> None:
         return _answer(found[0], kind)
 
     app.server.after_request(guard)
+    app.server.get(f"/{PLOTLY}")(plotly)
     app.server.get("/data/<part>/<name>.<kind>")(data)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,16 +23,28 @@ PAGES = {
 }
 
 
-def layout(every_s: float, first_theme: str, snapshot: Snapshot) -> Any:
-    """The page without its content, which callbacks bring. Stores: `ask-`: the address that a part is to show, `held-`:
-    what it shows, `near`: the numbers of the parts that are in the window or close to it."""
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What a part holds when the page is new. asked: the path and query that it shows, None: it waits.
+
+    held: what was sent, see `content`.
+    """
+
+    asked: list[str] | None
+    children: list[Any]
+    held: dict[str, Any] | None
+
+
+def layout(every_s: float, snapshot: Snapshot, slots: Sequence[Slot]) -> Any:
+    """The page as it first is; callbacks bring what changes. Stores: `ask-`: the address that a part is to show,
+    `held-`: what it shows, `near`: the numbers of the parts that are in the window or close to it."""
     return html.Div(
         [
             dcc.Location(id="url", refresh="callback-nav"),
-            dcc.Store(id="theme"),
             dcc.Store(id="revision", data=snapshot.revision),
             dcc.Store(id="near", data=[]),
-            *(dcc.Store(id=f"{what}-{number}") for what in ("ask", "held") for number in range(PARTS)),
+            *(dcc.Store(id=f"ask-{number}", data=slot.asked) for number, slot in enumerate(slots)),
+            *(dcc.Store(id=f"held-{number}", data=slot.held) for number, slot in enumerate(slots)),
             dcc.Interval(id="clock", interval=round(1000 * every_s)),
             html.A("Skip to content", href="#part-0", className="skip"),
             html.Header(
@@ -42,7 +55,7 @@ def layout(every_s: float, first_theme: str, snapshot: Snapshot) -> Any:
                             html.Span(status(snapshot), id="status", role="status"),
                             html.Button(
                                 "◐", id="theme-button", type="button", title="light or dark",
-                                **{"aria-label": "switch between light and dark", "data-first": first_theme},
+                                **{"aria-label": "switch between light and dark"},
                             ),
                         ],
                         className="bar",
@@ -51,7 +64,9 @@ def layout(every_s: float, first_theme: str, snapshot: Snapshot) -> Any:
                 ],
                 className="top",
             ),
-            html.Main([html.Div(id=f"part-{number}", className="part") for number in range(PARTS)]),
+            html.Main(
+                [html.Div(slot.children, id=f"part-{number}", className="part") for number, slot in enumerate(slots)]
+            ),
         ]
     )  # fmt: skip
 
@@ -94,6 +109,11 @@ def heading(title: str, words: str = "") -> Any:
 def section(title: str, words: str = "", name: str | None = None) -> Any:
     inner = [html.H2(title), *([html.P(words, className="lead")] if words else [])]
     return html.Div(inner, className="head", **({"id": name} if name else {}))
+
+
+def prose(text: str) -> list[Any]:
+    """A sentence whose commands stand between backticks, with those set as code."""
+    return [html.Code(part) if odd % 2 else part for odd, part in enumerate(text.split("`"))]
 
 
 def code(lines: str, name: str) -> Any:

@@ -6,8 +6,7 @@
   const saved = () => { try { return localStorage.getItem("mpscape-theme"); } catch { return null; } };
 
   function current() {
-    const button = document.getElementById("theme-button");
-    const first = button ? button.dataset.first : "auto";
+    const first = root.dataset.firstTheme;
     const said = saved() || (first === "auto" ? null : first);
     return said || (scheme.matches ? "dark" : "light");
   }
@@ -23,14 +22,22 @@
     if (to.pathname === location.pathname && to.search === location.search) return;
     dash_clientside.set_props("url", { pathname: to.pathname, search: to.search });
   }
-  // The cell's part is drawn after the address has changed: look for it until it is there.
-  function show(id, left = 200) {
-    const target = document.getElementById(id);
-    if (target && target.hasAttribute("tabindex")) {
-      target.focus({ preventScroll: true });
-      target.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
-    } else if (left > 0) setTimeout(() => show(id, left - 1), 50);
+  // The cell's part comes after the address has changed: it is shown as soon as it is there, at once and without
+  // gliding, which would be drawn frame by frame beside the figures.
+  let cellWanted = false;
+  function showCell() {
+    const target = document.getElementById("cell");
+    if (!cellWanted || !target || !target.hasAttribute("tabindex")) return;
+    cellWanted = false;
+    target.focus({ preventScroll: true });
+    target.scrollIntoView();
   }
+  function open(href) {
+    go(href);
+    cellWanted = true;
+    showCell();
+  }
+  addEventListener("cell", (event) => open(event.detail));
 
   // Parts from here on are asked for when they come within this distance of the window.
   const FIRST_LAZY = 3, NEAR_PX = 150;
@@ -43,59 +50,13 @@
     dash_clientside.set_props("near", { data: [...close] });
   }, { rootMargin: `${NEAR_PX}px 0px` });
 
-  // What a reader zoomed to, by what the zoom belongs to: put back when newer data are drawn.
-  const zooms = new Map();
-  function watch(plot) {
-    plot.dataset.watched = "yes";
-    plot.on("plotly_relayout", (change) => {
-      const key = plot.layout.uirevision;
-      const kept = { ...zooms.get(key) };
-      Object.keys(change).forEach((name) => {
-        const axis = name.split(".")[0];
-        if (name.endsWith(".autorange")) delete kept[`${axis}.range`];
-        if (name.endsWith(".range[0]")) kept[`${axis}.range`] = [change[name], change[`${axis}.range[1]`]];
-      });
-      if (Object.keys(kept).length) zooms.set(key, kept); else zooms.delete(key);
-    });
-    plot.on("plotly_afterplot", () => {
-      const kept = zooms.get(plot.layout.uirevision);
-      const away = kept && Object.keys(kept).some((name) => {
-        const axis = plot.layout[name.split(".")[0]];
-        return axis && String(axis.range) !== String(kept[name]);
-      });
-      if (away) Plotly.relayout(plot, kept);
-    });
-  }
-
-  // A frame around the chosen cell, on the map and in the list of its cells.
+  // The chosen cell is framed on the map and marked in the list of its cells.
   function mark() {
-    const here = new URL(location.href).searchParams;
-    const isHere = (href) => {
-      const to = new URL(href, location.href).searchParams;
-      return here.has("model") && to.get("model") === here.get("model") && to.get("context") === here.get("context");
-    };
     document.querySelectorAll(".cells a").forEach((link) => {
-      if (isHere(link.getAttribute("href"))) link.setAttribute("aria-current", "true");
+      if (plots.isHere(link.getAttribute("href"))) link.setAttribute("aria-current", "true");
       else link.removeAttribute("aria-current");
     });
-    const plot = document.querySelector("#panel-verdict-map .js-plotly-plot");
-    if (!plot || !plot.layout || !plot.layout.meta || !plot.layout.meta.links) return;
-    if (!plot.dataset.marking) {
-      plot.dataset.marking = "yes";
-      plot.on("plotly_afterplot", mark);
-      plot.on("plotly_click", (event) => {
-        const href = (plot.layout.meta.links[event.points[0].y] || [])[event.points[0].x];
-        if (href) { go(href); show("cell"); }
-      });
-    }
-    const frames = [];
-    plot.layout.meta.links.forEach((line, y) => line.forEach((href, x) => {
-      if (href && isHere(href)) {
-        frames.push({ type: "rect", x0: x - 0.49, x1: x + 0.49, y0: y - 0.48, y1: y + 0.48, line: { width: 4, color: "#d6336c" } });
-      }
-    }));
-    const drawn = (plot.layout.shapes || []).map((shape) => `${shape.x0} ${shape.y0}`).join();
-    if (drawn !== frames.map((shape) => `${shape.x0} ${shape.y0}`).join()) Plotly.relayout(plot, { shapes: frames });
+    plots.frame();
   }
 
   // What is replaced loses the focus: give it back to the link of the same words in the same group.
@@ -114,16 +75,6 @@
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     mpscape: {
-      theme(clicks) {
-        if (clicks) {
-          const next = current() === "dark" ? "light" : "dark";
-          try { localStorage.setItem("mpscape-theme", next); } catch { /* the choice lasts for this page */ }
-          root.dataset.theme = next;
-          return next;
-        }
-        root.dataset.theme = current();
-        return root.dataset.theme;
-      },
       // The address of each part, where it shows another one: what does not change is not asked for, and what is far
       // below the window waits until it comes near.
       ask(pathname, search, near, ...shown) {
@@ -158,13 +109,17 @@
   });
 
   document.addEventListener("click", (event) => {
+    if (event.target.closest("#theme-button")) {
+      root.dataset.theme = current() === "dark" ? "light" : "dark";
+      try { localStorage.setItem("mpscape-theme", root.dataset.theme); } catch { /* the choice lasts for this page */ }
+    }
     const link = event.target.closest("a[data-go]");
     if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey && event.button === 0) {
       event.preventDefault();
       remember(link, link.textContent);
-      go(link.getAttribute("href"), link.dataset.go === "stay" && Boolean(link.closest(".choices")));
+      if (link.dataset.go === "cell") open(link.getAttribute("href"));
+      else go(link.getAttribute("href"), link.dataset.go === "stay" && Boolean(link.closest(".choices")));
       if (link.dataset.go === "page") scrollTo(0, 0);
-      if (link.dataset.go === "cell") show("cell");
     }
     const copy = event.target.closest("button[data-copy]");
     if (copy) {
@@ -201,8 +156,7 @@
       part.dataset.sight = "yes";
       if (Number(part.id.split("-")[1]) >= FIRST_LAZY) sight.observe(part);
     });
-    document.querySelectorAll(".js-plotly-plot:not([data-watched])").forEach((plot) => { if (plot.on) watch(plot); });
-    if (document.querySelector("#panel-verdict-map .js-plotly-plot:not([data-marking])")) mark();
+    showCell();
   }).observe(document, { childList: true, subtree: true, attributeFilter: ["data-src"] });
 
   function sort(head) {

@@ -8,22 +8,10 @@ from dashboards import cells, figures, settings
 from dashboards.app import shell
 from dashboards.app.chosen import Chosen
 from dashboards.app.panel import Block, Panel
+from dashboards.columns import CELL_COLUMNS, PAIR_COLUMNS, RATIO_COLUMNS
 
 PATH = "/ablations"
-COLUMNS = {
-    "difference": "setting (baseline)",
-    "model": "model",
-    "kind": "load",
-    "prompt_tokens": "context",
-    "concurrency": "in flight",
-    "arm": "arm",
-    "baseline": "against",
-    "ratio": "ratio",
-    "ci_low": "low",
-    "ci_high": "high",
-    "verdict": "verdict",
-    "boots": "boots",
-}
+COLUMNS = {"difference": "setting (baseline)"} | CELL_COLUMNS | PAIR_COLUMNS | RATIO_COLUMNS
 
 
 def blocks(chosen: Chosen) -> list[Block]:
@@ -53,7 +41,7 @@ def blocks(chosen: Chosen) -> list[Block]:
                 figures.ratio_forest(labelled, "Throughput with the setting over without", "arm over baseline"),
                 rows,
                 "Bars are 95 % intervals; hollow marks are undecided; the grey band is a tie.",
-                480,
+                540,
                 COLUMNS,
                 f"{name} {place.name}",
             ),

@@ -94,5 +94,5 @@ def _reasons(verdicts: pl.DataFrame) -> list[Any]:
     for row in verdicts.filter(pl.col("metric") == "throughput").iter_rows(named=True):
         words = [*(row["reasons"] or []), *([f"next: {row['next_step']}"] if row["next_step"] else [])]
         if words:
-            said.append(html.Li([html.B(f"{row['arm']} / {row['baseline']}: "), "; ".join(words)]))
+            said.append(html.Li([html.B(f"{row['arm']} / {row['baseline']}: "), *shell.prose("; ".join(words))]))
     return [html.Ul(said, className="details")] if said else []

@@ -10,22 +10,21 @@ from dashboards.app import choice, shell
 from dashboards.app.chosen import Chosen, place_of
 from dashboards.app.panel import Block, Panel
 from dashboards.app.site import Place
+from dashboards.columns import CELL_COLUMNS, PAIR_COLUMNS
 
 PATH = "/compare"
-COLUMNS = {
-    "model": "model",
-    "kind": "load",
-    "prompt_tokens": "context",
-    "concurrency": "in flight",
-    "arm": "arm",
-    "baseline": "against",
-    "ratio_a": "first",
-    "verdict_a": "says",
-    "ratio_b": "second",
-    "verdict_b": "says",
-    "b_over_a": "second / first",
-    "word": "intervals",
-}
+COLUMNS = (
+    CELL_COLUMNS
+    | PAIR_COLUMNS
+    | {
+        "ratio_a": "first",
+        "verdict_a": "says",
+        "ratio_b": "second",
+        "verdict_b": "says",
+        "b_over_a": "second / first",
+        "word": "intervals",
+    }
+)
 
 
 def blocks(chosen: Chosen) -> list[Block]:
@@ -62,7 +61,8 @@ def blocks(chosen: Chosen) -> list[Block]:
         if one.world.simulated != other.world.simulated
         else None,
         html.P(
-            f"{len(rows)} comparisons of arms are in both; of {known} with two intervals, {apart} lie apart."
+            f"{len(rows)} {'comparison of arms is' if len(rows) == 1 else 'comparisons of arms are'} in both;"
+            f" of {known} with two intervals, {apart} {'lies' if apart == 1 else 'lie'} apart."
             if len(rows)
             else "The two have no cell and pair of arms in common.",
             className="answer",

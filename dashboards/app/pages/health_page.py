@@ -12,6 +12,7 @@ from dashboards.app import choice, shell
 from dashboards.app.chosen import Chosen
 from dashboards.app.panel import Block, Panel, Table
 from dashboards.chapters import LOST_COLUMNS
+from dashboards.columns import CELL_COLUMNS, RATIO_COLUMNS
 from dashboards.noise_table import noise
 from orchestrator.account import read_accounts, shares
 from orchestrator.equivalence import residency
@@ -19,11 +20,11 @@ from orchestrator.quarantine import quarantined
 
 PATH = "/health"
 SPENT = {"windows": "in windows", "boot": "booting", "between": "between windows", "teardown": "teardown"}
-RESIDENCY = {
-    "model": "model", "kind": "load", "prompt_tokens": "context", "concurrency": "in flight", "arm": "arm",
-    "ratio": "resident / alone", "ci_low": "low", "ci_high": "high", "bound": "bound", "verdict": "verdict",
-    "boots": "boots",
-}  # fmt: skip
+RESIDENCY = (
+    CELL_COLUMNS
+    | {"arm": "arm", "ratio": "resident / alone", "ci_low": "low", "ci_high": "high"}
+    | {"bound": "bound", "verdict": "verdict", "boots": "boots"}
+)
 
 
 def blocks(chosen: Chosen) -> list[Block]:
@@ -100,6 +101,7 @@ def _same(chosen: Chosen) -> list[Block]:
             rows,
             "",
             460,
+            CELL_COLUMNS | {"arm": "arm", "baseline": "the same again"} | RATIO_COLUMNS,
             zoom=f"aa {chosen.place.name}",
         ),
     ]
@@ -113,10 +115,9 @@ def _noise(chosen: Chosen) -> Block:
         "noise",
         "How much one arm differs from itself: root mean square of log ratios (0.01: one percent)",
         rows.with_columns(pl.col("rms_log").round(4)),
-        {"model": "model", "kind": "load", "prompt_tokens": "context", "concurrency": "in flight", "between": "between",
-         "comparisons": "comparisons", "rms_log": "rms of log ratios"},
+        CELL_COLUMNS | {"between": "between", "comparisons": "comparisons", "rms_log": "rms of log ratios"},
         world.simulated,
-    )  # fmt: skip
+    )
 
 
 def _residency(chosen: Chosen) -> list[Block]:

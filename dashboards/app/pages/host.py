@@ -8,21 +8,21 @@ from dashboards import figures, settings
 from dashboards.app import choice, shell
 from dashboards.app.chosen import Chosen
 from dashboards.app.panel import Block, Panel
+from dashboards.columns import CELL_COLUMNS
 from dashboards.host_overhead import GRAPH_MODES, HOST_COUNTERS, speed_slopes, with_host_columns
 
 PATH = "/host"
 # What moves work off the host's critical path or makes it faster: the other ways to the same idle GPU time.
 HOST_SETTINGS = ("async_scheduling", "pinned", "cores_per_engine", "max_cudagraph_capture_size")
-COLUMNS = {
-    "model": "model",
-    "kind": "load",
-    "prompt_tokens": "context",
-    "concurrency": "in flight",
-    "arm": "arm",
-    "repeat": "repeat",
-    "rate": "tokens/s",
-    **{name: f"{words} ({unit})" for name, (words, factor, unit) in HOST_COUNTERS.items() if factor == 1.0},
+RUN_COLUMNS = CELL_COLUMNS | {"arm": "arm", "repeat": "repeat", "rate": "tokens/s"}
+COUNTERS = {
+    "gpu_idle_share": "GPU not active, share",
+    "step_s": "engine step, s",
+    "engine_core_cpu_max": "busiest EngineCore, cores",
+    "frontend_cpu_max": "busiest frontend, cores",
+    "loop_lag_p99_s": "clients' loop lag p99, s",
 }
+MODES = {name: f"{words}, share of steps" for name, (words, _) in GRAPH_MODES.items()}
 
 
 def blocks(chosen: Chosen) -> list[Block]:
@@ -35,7 +35,6 @@ def blocks(chosen: Chosen) -> list[Block]:
         return [head, shell.nothing_here("The store holds no committed trial yet.", [])]
     world = chosen.place.world
     rows = with_host_columns(world.measured.filter(pl.col("kind") == chosen.kind))
-    columns = ["model", "kind", "prompt_tokens", "concurrency", "arm", "repeat", "rate"]
     shown: list[Block] = [
         head,
         shell.simulated_banner(world.simulated),
@@ -43,17 +42,19 @@ def blocks(chosen: Chosen) -> list[Block]:
         Panel(
             "host-counters",
             figures.host_counters(rows, world.parameters),
-            rows.select(*columns, *HOST_COUNTERS),
+            rows.select(*RUN_COLUMNS, *HOST_COUNTERS),
             "Medians over certified windows, all concurrencies together.",
             220 + 150 * rows["model"].n_unique(),
+            RUN_COLUMNS | COUNTERS,
             zoom=f"host {chosen.place.name} {chosen.kind}",
         ),
         Panel(
             "graph-modes",
             figures.graph_modes(rows),
-            rows.select(*columns, *GRAPH_MODES),
+            rows.select(*RUN_COLUMNS, *GRAPH_MODES),
             "A step that fits no captured graph is launched kernel by kernel.",
             480,
+            RUN_COLUMNS | MODES,
             zoom=f"graphs {chosen.place.name} {chosen.kind}",
         ),
         shell.section(

@@ -12,6 +12,7 @@ from dashboards.app import choice, shell
 from dashboards.app.chosen import Chosen
 from dashboards.app.panel import Block, Panel, Table
 from dashboards.app.site import Place
+from dashboards.columns import CELL_COLUMNS
 from dashboards.progress_curve import by_model_and_arm, progress
 from dashboards.sweep_file import planned_trials
 
@@ -61,9 +62,8 @@ def blocks(chosen: Chosen) -> list[Block]:
             "recent",
             "Last trials",
             _recent(trials, world.measured),
-            {"committed": "committed (UTC)", "model": "model", "kind": "load", "prompt_tokens": "context",
-             "concurrency": "in flight", "arm": "arm", "repeat": "repeat", "outcome": "outcome",
-             "tokens_per_s": "tokens/s", "reason": "reason"},
+            {"committed": "committed (UTC)"} | CELL_COLUMNS
+            | {"arm": "arm", "repeat": "repeat", "outcome": "outcome", "tokens_per_s": "tokens/s", "reason": "reason"},
             world.simulated,
         ),
     ]  # fmt: skip

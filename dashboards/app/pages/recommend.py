@@ -74,7 +74,7 @@ def blocks(chosen: Chosen) -> list[Block]:
             [
                 html.P(label, className="overline"),
                 html.P(advice.sentence, className="answer"),
-                html.P(advice.sure, className="lead"),
+                html.P(shell.prose(advice.sure), className="lead"),
             ],
             className="advice",
         ),
