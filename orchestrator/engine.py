@@ -220,7 +220,8 @@ def engine_process(launch: Launch, guard: Guardian, births: Nursery) -> Iterator
 
 # An exception of whatever module as a traceback ends with it, and what CUDA and vLLM say without one.
 CAUSE = re.compile(r"(?:^|\] |\s)(?:\w+\.)*[A-Z]\w*(?:Error|Exception)(?::|$)|CUDA error|No available")
-CONSEQUENCES = ("EngineCore failed", "See root cause", "raise ")
+# Pydantic puts the reason on the lines after; the exception that vLLM raised has them all.
+CONSEQUENCES = ("EngineCore failed", "See root cause", "raise ", "validation error for")
 
 
 def boot_phases(log: str) -> dict[str, float]:

@@ -34,6 +34,10 @@ RuntimeError: Engine core initialization failed. See root cause above. Failed co
             "(EngineCore pid=7) INFO 01-01 [x.py:1] retries=3 on RuntimeError-like states\n",
             "RuntimeError: what vLLM raised",
         ),
+        (
+            "pydantic_core.ValidationError: 1 validation error for ModelConfig\n  Value error\n",
+            "RuntimeError: what vLLM raised",
+        ),
         ("", "RuntimeError: what vLLM raised"),
         ("INFO all is well\n", "RuntimeError: what vLLM raised"),
         ("torch.OutOfMemoryError: CUDA out of memory.\n", "torch.OutOfMemoryError: CUDA out of memory."),
