@@ -99,6 +99,8 @@ def main(argv: list[str] | None = None) -> int:
             share = shares(accounts)
             parts = ", ".join(f"{name} {share[name]:.0%}" for name in ("windows", "boot", "between", "teardown"))
             print(f"{sweep}: {accounts.height} blocks held a GPU for {share['held_s']:.0f} s: {parts}")
+        for fault in store.faults:
+            print(f"left out: {fault}", file=sys.stderr)
     except MpscapeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -88,11 +88,11 @@ def open_deployment(
         topology = share_of_gpu(topology, gpu.bus_id, [each.bus_id for each in list_gpus()])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(_log_folder(block)))
-        # vLLM's sockets, which it would leave behind; their paths must be short, so not beside the logs.
-        sockets = stack.enter_context(tempfile.TemporaryDirectory(prefix=OWN_PREFIX, dir="/tmp"))
         if gpu:
             stack.enter_context(clean_gpu(gpu))
         guard = stack.enter_context(guardian())
+        # vLLM's sockets, which it would leave behind; their paths must be short, so not beside the logs.
+        sockets = stack.enter_context(tempfile.TemporaryDirectory(prefix=OWN_PREFIX, dir="/tmp"))
         guard.add_folder(sockets)
         mps, watchdog = _mps(stack, arms, gpu, guard)
         sampler = stack.enter_context(GpuSampler(gpu.uuid)) if gpu else None

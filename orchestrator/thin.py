@@ -3,7 +3,7 @@
     python -m orchestrator.thin SOURCE DESTINATION [--keep-every 4]
 
 The rule: of every arm, the requests of every 4th client stay (client number divisible by 4), all of them, so latency
-distributions keep their shape; windows, samples, trials and accounts are copied as they are. Window columns are made
+distributions keep their shape; windows, samples, trials and notes are copied as they are. Window columns are made
 from all requests before. Attempts and generations keep their names.
 """
 
@@ -15,14 +15,17 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from orchestrator.errors import MpscapeError
+from orchestrator.errors import MpscapeError, StoreError
 from orchestrator.notes import copy_notes
 from orchestrator.records import TABLES
 from orchestrator.store import ResultStore
 
 
 def thin(source: ResultStore, destination: ResultStore, keep_every: int) -> int:
-    """Copy every committed repeat; returns how many. Raises StoreError where one is there already with other rows."""
+    """Copy every committed repeat; returns how many, those that were there already included.
+
+    Raises StoreError where one is there already with other rows.
+    """
     copied = 0
     for sweep in source.sweeps():
         tables = {table: source.read(table, [sweep]) for table in TABLES}
@@ -31,7 +34,13 @@ def thin(source: ResultStore, destination: ResultStore, keep_every: int) -> int:
             trials = {trial.trial_id for trial in commit.trials}
             frames = {table: rows.filter(pl.col("trial_id").is_in(trials)) for table, rows in tables.items()}
             attempt_id = commit.trials[0].attempt_id
-            destination.write_repeat(sweep, repeat_id, attempt_id, frames, commit.generation)
+            if not destination.write_repeat(sweep, repeat_id, attempt_id, frames, commit.generation):
+                there = destination.committed(sweep).get(repeat_id)
+                if there is None or there.trials != commit.trials:
+                    raise StoreError(
+                        f"{destination.uri!r} has another attempt at repeat {repeat_id} of sweep {sweep!r}: "
+                        "copy to a new store"
+                    )
             copied += 1
         copy_notes(source, destination, sweep)
         for sha in tables["trials"]["spec_sha"].drop_nulls().unique():

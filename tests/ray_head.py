@@ -44,35 +44,41 @@ def end_marked(mark: str) -> None:
     raise AssertionError(f"left over: {[(process.pid, process.command()[:4]) for process in left]}")
 
 
-# Below what the kernel gives out by itself, above the ports of Ray's workers (10,002 to 19,999): nobody else asks for
-# these, and each worker of pytest-xdist has a range of its own, so that none takes what another just found.
-PORTS = 20_000
-PORTS_A_WORKER = 1_000
-_given: set[int] = set()
+# Above the ports of Ray's workers (10,002 to 19,999), below what the kernel gives out by itself.
+PORTS = range(20_000, 32_000)
+PORTS_A_BLOCK = 100
+_owned: list[socket.socket] = []
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now and that no other test of this run is given."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    first = PORTS + worker % 12 * PORTS_A_WORKER
-    found: list[int] = []
-    for port in range(first, first + PORTS_A_WORKER):
-        if len(found) == count:
-            break
-        if port not in _given and _is_free(port):
-            _given.add(port)
-            found.append(port)
-    assert len(found) == count, f"no {count} free ports from {first} on"
-    return found
+    """Ports that nobody listens on now and that nothing else that asks here is given while this process lives."""
+    return [next(_ports) for _ in range(count)]
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+def _ports_of_this_process() -> Iterator[int]:
+    """A process owns the block whose first port it has bound: Ray binds the others seconds after they were looked at,
+    and other workers of pytest-xdist, or another run of the tests beside this one, look meanwhile."""
+    for first in PORTS[::PORTS_A_BLOCK]:
+        if claim := _bound(first):
+            _owned.append(claim)
+            for port in range(first + 1, first + PORTS_A_BLOCK):
+                if probe := _bound(port):
+                    probe.close()
+                    yield port
+    raise AssertionError(f"every block of ports from {PORTS.start} to {PORTS.stop} is taken")
+
+
+_ports = _ports_of_this_process()
+
+
+def _bound(port: int) -> socket.socket | None:
+    probe = socket.socket()
+    try:
+        probe.bind(("", port))
+    except OSError:
+        probe.close()
+        return None
+    return probe
 
 
 @dataclass(frozen=True)

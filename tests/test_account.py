@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,12 +72,31 @@ def test_accounts_stand_in_the_store_and_are_printed(tmp_path: Path, capsys: pyt
     assert read_accounts(store, "another").is_empty() and shares(read_accounts(store, "another"))["windows"] == 0.0
 
 
-def test_a_torn_account_is_left_out_and_told_of(tmp_path: Path) -> None:
+NOT_ACCOUNTS = {
+    "torn": b'{"block_id": "b',
+    "no text": b"\xff\xfe",
+    "no object": b"[1]",
+    "other fields": b'{"gpu": "GPU-0"}',
+    "another type": b'{"block_id": "b", "host": "h", "gpu_uuid": "g", "began_unix_s": "noon"}',
+}
+
+
+@pytest.mark.parametrize("damage", NOT_ACCOUNTS.values(), ids=NOT_ACCOUNTS)
+def test_an_object_that_is_no_account_is_left_out_and_told_of(damage: bytes, tmp_path: Path) -> None:
     store = ResultStore.open(str(tmp_path / "store"), create=True)
     Account("block", "host", "GPU-0", 1.0, held_s=100.0).keep(store, "s")
-    store.objects.create("accounts/sweep=s/torn.json", b'{"block_id": "b')
+    store.objects.create("accounts/sweep=s/odd.json", damage)
     assert read_accounts(store, "s").height == 1
-    assert len(store.faults) == 1 and "accounts/sweep=s/torn.json" in store.faults[0]
+    assert len(store.faults) == 1 and "accounts/sweep=s/odd.json" in store.faults[0]
+
+
+def test_the_command_tells_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = shutil.copytree(Path(__file__).parent.parent / "reference" / "h200-pair", tmp_path / "store")
+    torn = record / "accounts" / "sweep=smoke-gpu" / "torn.json"
+    torn.parent.mkdir(parents=True, exist_ok=True)
+    torn.write_text("{")
+    assert account.main([str(record)]) == 0
+    assert "accounts/sweep=smoke-gpu/torn.json" in capsys.readouterr().err
 
 
 def test_the_command_says_what_it_does_not_know(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -84,6 +84,27 @@ def test_thinning_takes_the_notes_along_and_can_be_done_again(tmp_path):
     assert copy.read("windows").height == store.read("windows").height
 
 
+def test_thinning_into_a_store_with_other_rows_or_notes_says_so(tmp_path, capsys):
+    source = ResultStore.open(str(tmp_path / "full"), create=True)
+    thin([str(AGAIN), source.uri])
+    Quarantine("GPU-1", "node", "not clean", 1.0).keep(source, "smoke-gpu")
+    (note,) = source.objects.listing("quarantine")
+    other = ResultStore.open(str(tmp_path / "other note"), create=True)
+    other.objects.create(note.path, b"{}")
+    assert thin([source.uri, other.uri]) == 2
+    assert f"{note.path} is there already" in capsys.readouterr().err
+
+    other = ResultStore.open(str(tmp_path / "other attempt"), create=True)
+    (repeat_id, commit), *_ = sorted(source.committed("smoke-gpu").items())
+    trials = source.read("trials", "smoke-gpu").filter(pl.col("repeat_id") == repeat_id)
+    other.write_repeat(
+        "smoke-gpu", repeat_id, "another", {"trials": trials.with_columns(attempt_id=pl.lit("another"))}, 1
+    )
+    assert commit.generation == 1
+    assert thin([source.uri, other.uri]) == 2
+    assert f"another attempt at repeat {repeat_id}" in capsys.readouterr().err
+
+
 def test_the_figures_of_the_readme_stand_in_the_record():
     store = ResultStore.open(str(RECORD), create=False)
     verdicts = judge(store.read("trials"), store.read("windows"), planned_boots=3).filter(

@@ -150,6 +150,11 @@ def test_a_quarantine_is_kept_in_the_store_and_read_back(tmp_path: Path) -> None
     for one in told:
         one.keep(store, "s")
     store.objects.create("quarantine/sweep=s/torn.json", json.dumps({"gpu": 1})[:-3].encode())
+    foreign = {"gpu": UUID, "host": "h", "reason": "r", "noticed_unix_s": "noon"}
+    store.objects.create("quarantine/sweep=s/foreign.json", json.dumps(foreign).encode())
     assert quarantined(store, "s") == told[::-1] and quarantined(store, "t") == []
+    assert [fault.partition(":")[0] for fault in store.faults] == [
+        "quarantine/sweep=s/foreign.json", "quarantine/sweep=s/torn.json"
+    ]  # fmt: skip
     assert told[0].gpu == UUID and str(told[0]).startswith(f"{UUID} of node-3 was left out: GPU")
     assert store.verify("s") == []

@@ -193,30 +193,63 @@ with guardian(grace_s=0.2) as guard:
     assert not wait_gone(members, LIMIT_S)
 
 
-def test_folders_of_a_killed_owner_go_and_only_such_as_are_ours(tmp_path):
+# Prints guardian and engine; the engine writes down whether the first folder was there when it was told to end.
+FOLDER_OWNER = """
+import subprocess, sys
+from orchestrator.guardian import guardian
+from orchestrator.process import ProcessIdentity
+
+noted, *folders = sys.argv[1:]
+engine_program = '''
+import signal, sys
+from pathlib import Path
+def leave(*_):
+    Path(sys.argv[1]).write_text(str(Path(sys.argv[2]).exists()))
+    sys.exit(0)
+signal.signal(signal.SIGTERM, leave)
+print("ready", flush=True)
+signal.pause()
+'''
+with guardian(grace_s=5) as guard:
+    engine = subprocess.Popen(
+        [sys.executable, "-S", "-c", engine_program, noted, folders[0]], stdout=subprocess.PIPE)
+    engine.stdout.readline()
+    guard.add(ProcessIdentity.of(engine.pid))
+    for folder in folders:
+        guard.add_folder(folder)
+    print(guard.identity.pid, engine.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "clean end"])
+def test_folders_of_a_killed_owner_go_last_and_only_such_as_are_ours(killed, tmp_path):
     ours = Path(tempfile.mkdtemp(prefix="mpscape-", dir="/tmp"))
     (ours / "socket").touch()
     theirs = Path(tempfile.mkdtemp(prefix="theirs-", dir="/tmp"))
-    elsewhere = tmp_path / "mpscape-elsewhere"
+    elsewhere, target, noted = (tmp_path / name for name in ("mpscape-elsewhere", "target", "noted"))
     elsewhere.mkdir()
-    script = (
-        "import sys; from orchestrator.guardian import guardian\n"
-        "with guardian(grace_s=0.5) as guard:\n"
-        "    for folder in sys.argv[1:]: guard.add_folder(folder)\n"
-        "    print(guard.identity.pid, flush=True); sys.stdin.read()\n"
-    )
+    target.mkdir()
+    link = Path(f"{ours}-link")
+    link.symlink_to(target)
+    others = [theirs, elsewhere, link, f"{theirs}/../mpscape-none/../{theirs.name}"]
     try:
         owner = subprocess.Popen(
-            [sys.executable, "-c", script, str(ours), str(theirs), str(elsewhere)],
+            [sys.executable, "-c", FOLDER_OWNER, *map(str, [noted, ours, *others])],
             cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
-        guard = _identity(int(owner.stdout.readline()))
-        owner.kill()
+        guard, engine = (_identity(int(pid)) for pid in owner.stdout.readline().split())
+        if killed:
+            owner.kill()
         owner.communicate()
         assert not wait_gone([guard], LIMIT_S)
-        assert not ours.exists() and theirs.exists() and elsewhere.exists()
+        assert ours.exists() != killed and engine.alive != killed
+        assert not killed or noted.read_text() == "True"
+        assert theirs.exists() and elsewhere.exists() and target.exists()
     finally:
+        engine.signal(signal.SIGKILL)
         shutil.rmtree(ours, ignore_errors=True)
+        link.unlink()
         theirs.rmdir()
 
 

@@ -53,6 +53,23 @@ def answer_of(output: str) -> dict[str, object]:
     return answer
 
 
+def test_no_two_processes_are_given_one_port():
+    asks = "import sys; from tests.ray_head import free_ports; print(*free_ports(120), flush=True); sys.stdin.read()"
+    clean = {name: value for name, value in clean_environment().items() if name != "PYTEST_XDIST_WORKER"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", asks], cwd=REPOSITORY, env=clean, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    given = [int(port) for process in processes for port in process.stdout.readline().split()]
+    for process in processes:
+        process.communicate()
+    assert len(given) == len(set(given)) == 240
+    # Ray's workers take 10,002 to 19,999, and Linux gives out from 32,768 on by itself.
+    assert min(given) >= 20_000 and max(given) < 32_768
+
+
 def test_a_job_runs_the_installed_sweep(tmp_path, job_head: Head):
     store = tmp_path / "store"
     sweep_command = command(write_spec(tmp_path, **ONE_CELL), "--store", store)

@@ -13,7 +13,7 @@ from orchestrator.expand import expand
 from orchestrator.spec import load_spec
 from orchestrator.store import ResultStore
 from orchestrator.tries import ATTEMPTS
-from tests.ray_head import Head, clean_environment
+from tests.ray_head import REPOSITORY, Head, clean_environment
 from tests.small_sweep import REPEATS, SPEC, TRIALS, Ended, commits, generations, sweep, verdict_table, write_spec
 
 MPS2 = SPEC["arms"]["mps2"]
@@ -62,10 +62,12 @@ def test_a_spec_that_is_not_there(tmp_path):
 )
 def test_a_store_that_cannot_be_used(tmp_path, store, changes, message):
     (tmp_path / "file").write_text("in the way")
-    environment, before = clean_environment(**changes), Path("results").exists()
-    ended = sweep(write_spec(tmp_path), "--store", store.format(tmp=tmp_path), environment=environment)
+    spec, cwd = write_spec(tmp_path), tmp_path / "cwd"
+    cwd.mkdir()
+    environment = clean_environment(PYTHONPATH=str(REPOSITORY), **changes)
+    ended = sweep(spec, "--store", store.format(tmp=tmp_path), environment=environment, cwd=cwd)
     assert ended.status == 2 and ended.out == "" and message in ended.err and "Traceback" not in ended.err
-    assert Path("results").exists() == before
+    assert list(cwd.iterdir()) == []
 
 
 def test_a_store_of_a_newer_release(tmp_path):
