@@ -11,6 +11,7 @@ from orchestrator.cores import EngineCores, Placement, Topology, placement
 from orchestrator.gpu_devices import Gpu
 from orchestrator.plan import Block
 from orchestrator.trial import Arm
+from workloads import engine_plugin
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 PROBE = "orchestrator.engine_probe.StepProbe"
@@ -54,10 +55,19 @@ def weights_of(block: Block, arm: Arm) -> str:
 
 
 def base_environment() -> dict[str, str]:
-    """This process's environment without any MPS variable, from which this project can be imported."""
+    """This process's environment without any MPS variable, from which this project and its vLLM plugin are found.
+
+    No other plugin of vLLM is loaded: an engine is what the sweep says, whatever else is installed.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_MPS_")}
-    path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), kept.get("PYTHONPATH", "")]))
-    return {**kept, "PYTHONPATH": path}
+    plugin = engine_plugin.metadata_folder(cache_home())
+    path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), str(plugin), kept.get("PYTHONPATH", "")]))
+    return {**kept, "PYTHONPATH": path, "VLLM_PLUGINS": engine_plugin.NAME}
+
+
+def cache_home() -> Path:
+    """What lives longer than a sweep: compile caches, and where vLLM finds the plugin."""
+    return Path(os.environ.get("MPSCAPE_CACHE", Path.home() / ".cache" / "mpscape"))
 
 
 def environment(arm: Arm, gpu_name: str, connection: Mapping[str, str]) -> dict[str, str]:
@@ -66,8 +76,7 @@ def environment(arm: Arm, gpu_name: str, connection: Mapping[str, str]) -> dict[
     Compile caches are kept apart by GPU model and SM cap, since kernels are tuned to the SM count that they see.
     """
     percentage = getattr(arm.mode, "active_thread_percentage", 100)
-    home = Path(os.environ.get("MPSCAPE_CACHE", Path.home() / ".cache" / "mpscape"))
-    caches = home / f"{gpu_name.replace(' ', '-')}-{percentage}"
+    caches = cache_home() / f"{gpu_name.replace(' ', '-')}-{percentage}"
     return {
         **base_environment(),
         "VLLM_CACHE_ROOT": str(caches / "vllm"),

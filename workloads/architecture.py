@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from orchestrator.errors import ModelError
 from workloads.config import attention_windows, text_config
+from workloads.variants import Variant, variant_of
 
 # Rows and columns of the output that one thread block of a GEMM makes: 128 x 128 in CUTLASS's Hopper example (48), and
 # in the middle of the tiles that cuBLAS picks from (NVIDIA, Matrix Multiplication Background User's Guide).
@@ -41,6 +42,13 @@ UNQUANTISED_BYTES = 2.0
 
 DTYPE_BYTES = {"bfloat16": 2.0, "float16": 2.0, "half": 2.0, "float32": 4.0, "float": 4.0, "fp8": 1.0}
 QUANTIZATION_BYTES = {"fp8": 1.0} | dict.fromkeys(("awq", "awq_marlin", "gptq", "gptq_marlin"), INT4_BYTES)
+
+# Layer types that a variant leaves out; the KV cache, norms and embeddings stay.
+LEFT_OUT: Mapping[Variant | None, frozenset[str]] = {
+    None: frozenset(),
+    "attention-only": frozenset({"mlp"}),
+    "mlp-only": frozenset({"qkv", "attention", "attention_out"}),
+}
 
 
 def bytes_per_parameter(dtype: str, quantization: str | None = None) -> float:
@@ -102,7 +110,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A decoder-only transformer as its config states it. Sizes in elements; `sliding_window` in tokens or None."""
+    """A decoder-only transformer as its config states it. Sizes in elements; `sliding_window` in tokens or None.
+
+    variant: the half of each layer that runs, if not the whole; parameters and work count only that, and KV all.
+    """
 
     name: str
     model_type: str
@@ -119,7 +130,8 @@ class Architecture:
     max_position_embeddings: int
     sliding_window: int | None
     full_attention_layers: int  # layers that attend to the whole context; the others see sliding_window tokens
-    config: Mapping[str, Any]  # the config as published, for the engine
+    config: Mapping[str, Any]  # the config as published, for the engine; of a variant with its architecture
+    variant: Variant | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], name: str) -> Architecture:
@@ -161,7 +173,16 @@ class Architecture:
             sliding_window=sliding_window,
             full_attention_layers=full_attention_layers,
             config=config,
+            variant=variant_of(config, name),
         )
+
+    @property
+    def _has_attention(self) -> bool:
+        return "attention" not in LEFT_OUT[self.variant]
+
+    @property
+    def _has_mlp(self) -> bool:
+        return "mlp" not in LEFT_OUT[self.variant]
 
     @property
     def _query_size(self) -> int:
@@ -177,13 +198,14 @@ class Architecture:
         return 4 if self.model_type == "gemma3_text" else 2
 
     def _linear_parameters(self) -> int:
-        attention = self.hidden_size * (2 * self._query_size + 2 * self._kv_size)
-        return self.layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+        attention = self.hidden_size * (2 * self._query_size + 2 * self._kv_size) * self._has_attention
+        return self.layers * (attention + 3 * self.hidden_size * self.intermediate_size * self._has_mlp)
 
     def parameters(self) -> int:
         """Parameter count, tied embeddings once."""
         layer = self._norms_per_layer * self.hidden_size
-        layer += (self._query_size + 2 * self._kv_size) * self.qkv_bias + 2 * self.head_dim * self.qk_norm
+        if self._has_attention:
+            layer += (self._query_size + 2 * self._kv_size) * self.qkv_bias + 2 * self.head_dim * self.qk_norm
         embeddings = self.vocabulary * self.hidden_size * (1 if self.tied_embeddings else 2)
         return self._linear_parameters() + self.layers * layer + self.hidden_size + embeddings
 
@@ -204,7 +226,7 @@ class Architecture:
     def step_work(
         self, batch: Batch, bytes_per_element: float = 2.0, bytes_per_parameter: float | None = None
     ) -> tuple[Work, ...]:
-        """The work of one engine step by layer type; an empty batch does none.
+        """The work of one engine step by layer type, of those that the model has; an empty batch does none.
 
         bytes_per_element is for activations and KV, and for weights too unless bytes_per_parameter says otherwise.
         The LM head runs on the last token of every sequence; a chunk counts as sampling even where its prompt goes on
@@ -221,7 +243,7 @@ class Architecture:
         # Two norms of a layer take in the residual add (two reads, two writes); Gemma's other two read and write once.
         norm_elements = layers * (2 * 4 + (self._norms_per_layer - 2) * 2) + 4
         norms = layers * self._norms_per_layer + 1
-        return (
+        full = (
             Work("embedding", 1, 0.0, min(tokens, vocabulary) * hidden * w_rest, 0.0, tokens * hidden * b, tokens),
             Work(
                 "qkv",
@@ -279,6 +301,7 @@ class Architecture:
                 sequences,
             ),
         )
+        return tuple(work for work in full if work.layer_type not in LEFT_OUT[self.variant])
 
     def layer_resources(
         self, kind: Literal["prefill", "decode"], context_tokens: int, sequences: int, bytes_per_element: float = 2.0
@@ -299,7 +322,10 @@ class Architecture:
         Scores and values only: two multiply-adds per head, element of the head and (query, key) pair.
         Of the decode contexts only the sum is known, so in sliding-window layers all are taken to be equally long.
         One launch writes the new KV, one attends (chunks and decodes together), one reduces the splits of decodes.
+        An MLP-only model attends to nothing and writes no KV.
         """
+        if not self._has_attention:
+            return Work("attention", 0, 0.0, 0.0, 0.0, 0.0, 0.0)
         kinds = [(self.full_attention_layers, None), (self.layers - self.full_attention_layers, self.sliding_window)]
         flops = kv_read = blocks = 0.0
         launches = 0

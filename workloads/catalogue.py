@@ -1,10 +1,13 @@
 """Models by name: the published configs that ship with this package, local folders, and the Hugging Face cache.
 
 A catalogue model needs no network and no weights: its config is all that the arithmetic and an engine with dummy
-weights need. The configs and their sources are in `configs/`.
+weights need. The configs and their sources are in `configs/`. Behind a name, `:attention-only` or `:mlp-only` asks for
+half of each layer (`variants`).
 
     >>> canonical_name("qwen2.5-0.5b")
     'Qwen/Qwen2.5-0.5B'
+    >>> canonical_name("qwen2.5-0.5b:mlp-only")
+    'Qwen/Qwen2.5-0.5B:mlp-only'
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 from orchestrator.errors import ModelError
 from workloads.architecture import Architecture
 from workloads.config import text_config
+from workloads.variants import VARIANTS, ablated, split
 
 CATALOGUE: tuple[str, ...] = (
     "Qwen/Qwen2.5-0.5B",
@@ -60,8 +64,13 @@ _ALIASES = _aliases()
 def canonical_name(name: str) -> str:
     """The one name of a model: the catalogue's, the absolute path of a local folder, or the hub id as given.
 
-    Raises ModelError where the name is none of these.
+    That of a variant is the full model's, a colon and the variant. Raises ModelError where the name is none of these.
     """
+    full, variant = split(name)
+    if variant is not None:
+        if split(full)[1] is not None:
+            raise ModelError(f"{name}: a variant has no variants")
+        return f"{canonical_name(full)}:{variant}"
     if name.lower() in _ALIASES:
         return _ALIASES[name.lower()]
     path = Path(name).expanduser()
@@ -79,27 +88,29 @@ def load_model(name: str) -> Architecture:
     Raises ModelError for an unknown name, an unreadable config, or a model that the arithmetic does not cover.
     """
     canonical = canonical_name(name)
-    file = _find_config(canonical)
+    full, variant = split(canonical)
+    file = _find_config(full)
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{canonical}: {file} cannot be read as JSON: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{canonical}: {file} is not a JSON object")
-    return Architecture.from_config(config, canonical)
+    return Architecture.from_config(ablated(config, variant, canonical) if variant else config, canonical)
 
 
 def config_folder(name: str, into: Path) -> Path:
     """A folder whose config.json an engine can boot from with dummy weights and no network.
 
-    A local folder is returned as it is. Anything else is written to `into`/<model>/config.json; of a multimodal
-    model only the decoder is written, as the rest would ask for an image processor and never be used.
+    A local folder is returned as it is. Anything else is written to `into`/<model>/config.json: a variant with its own
+    architecture; of a multimodal model only the decoder, as the rest would need an image processor and never be used.
     """
     canonical = canonical_name(name)
     if Path(canonical).is_dir():
         return Path(canonical)
     architecture = load_model(canonical)
-    folder = into / Path(canonical).name.removesuffix(".json")
+    full, variant = split(canonical)
+    folder = into / (Path(full).name.removesuffix(".json") + (f"-{variant}" if variant else ""))
     folder.mkdir(parents=True, exist_ok=True)
     # Several engines may be given the same folder while another one writes it: none may see half a file.
     partial = folder / f".config.{os.getpid()}.json"
@@ -160,9 +171,12 @@ def _download_config(hub_id: str) -> Path:
 
 
 def _unknown(name: str, why: str) -> ModelError:
+    full, colon, after = name.rpartition(":")
+    if colon and full.lower() in _ALIASES:
+        return ModelError(f"{name}: {full} has no variant {after!r}; variants: {', '.join(VARIANTS)}")
     near = [_ALIASES[alias] for alias in difflib.get_close_matches(name.lower(), _ALIASES, n=3, cutoff=0.5)]
     nearest = f"nearest in the catalogue: {', '.join(dict.fromkeys(near))}; " if near else ""
     return ModelError(
         f"{name}: {why}; {nearest}accepted: a catalogue name ({', '.join(CATALOGUE)}), the path of a folder with "
-        "config.json, or a hub id org/name"
+        f"config.json, or a hub id org/name, each with or without one of: {', '.join(f':{v}' for v in VARIANTS)}"
     )
