@@ -45,12 +45,19 @@ def headline(record: Record) -> str:
             ("equal arms at zero margin: a winner in 5 % or less",
              f"{_part(winners, tries)} of {tries:,} simulated; {real_text}"),
             ("a gain of 5 % beyond the margin decided in 90 % or more, within 16 boots and 64 windows an arm and boot",
-             f"in {met.height} of {power.height} noises"),
+             f"in {met.height} of {power.height} noises{_plans(power)}"),
             ("boots spent on a landscape of gains, of a fixed design of equal power: half or less",
              f"{_percent(boots / fixed)} ({boots:.1f} of {fixed})"),
             ("windows, likewise", f"{_percent(windows / fixed_windows)} ({windows:.0f} of {fixed_windows})"),
         ],
     )  # fmt: skip
+
+
+def _plans(power: pl.DataFrame) -> str:
+    """What it takes where the sequential rule does not get there: a number of boots fixed beforehand."""
+    plans = power.filter(pl.col("max_windows").is_null())["planned"].to_list()
+    words = [f"a plan of {boots} boots" if boots else "more than 48 boots" for boots in plans]
+    return f"; the rest take {', '.join(words)}" if words else ""
 
 
 def noise(record: Record) -> str:
