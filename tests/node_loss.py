@@ -91,7 +91,7 @@ class Nodes:
     def processes(self, name: str, begins: str) -> list[ProcessIdentity]:
         """The node's processes whose command begins so, in no order that chance did not make."""
         members = sorted(carrying(MARK, self.marks[name]))
-        return [one for one in members if one.command() and Path(one.command()[0]).name.startswith(begins)]
+        return [one for one in members if (words := one.command()) and Path(words[0]).name.startswith(begins)]
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def test_a_killed_host_is_replaced_and_its_block_tried_again(tmp_path, head: Hea
 
 def hosts_of(head: Head) -> set[ProcessIdentity]:
     members = carrying(MARK, head.mark)
-    return {process for process in members if process.command() and process.command()[0].startswith(HOST)}
+    return {process for process in members if (words := process.command()) and words[0].startswith(HOST)}
 
 
 @pytest.mark.long
@@ -133,7 +133,7 @@ def test_a_killed_driver_of_an_embedded_cluster_leaves_no_process(tmp_path, head
         with started(spec, store, environment) as process:
             await_trials(process, 3)
             family = carrying(MARK, mark)
-            assert {"raylet", "gcs_server"} <= {Path(member.command()[0]).name for member in family if member.command()}
+            assert {"raylet", "gcs_server"} <= {Path(words[0]).name for member in family if (words := member.command())}
             process.kill()
         assert not wait_gone(family, LIMIT_S)
         assert not carrying(MARK, mark)
