@@ -54,12 +54,14 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A repeat that is in the store. committed: False where another driver had committed it first."""
+    """A repeat that is in the store. committed: False where another driver had committed it first; latencies_s: what
+    its windows showed, as of `Pace`."""
 
     repeat_id: str
     committed: bool
     host: str
     trials: tuple[TrialSummary, ...]
+    latencies_s: Mapping[str, float] = field(default_factory=dict)
 
 
 class GpuHost:
@@ -110,7 +112,8 @@ class GpuHost:
                 frames=done.frames,
                 generation=assignment.generations[done.repeat.repeat_id],
             )
-            yield Receipt(done.repeat.repeat_id, committed, socket.gethostname(), done.summaries)
+            seen = self._pace.of(done.repeat) if self._pace else {}
+            yield Receipt(done.repeat.repeat_id, committed, socket.gethostname(), done.summaries, seen)
         if block.backend != "simulated":
             print(account.line(), file=sys.stderr)
             account.keep(store, sweep)

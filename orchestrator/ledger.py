@@ -28,7 +28,7 @@ from orchestrator.tries import Tries
 @dataclass(slots=True)
 class Ledger:
     """The driver's view of one sweep. Outcomes of this run and of earlier ones are kept by trial; `quarantined` and
-    `stranded` are of this run; latencies_s: what earlier runs saw, as of `Pace`."""
+    `stranded` are of this run; latencies_s: what earlier runs and all hosts of this one saw, as of `Pace`."""
 
     spec: SweepSpec
     store: ResultStore
@@ -109,6 +109,7 @@ class Ledger:
 
     def land(self, receipt: Receipt, final: bool = True) -> None:
         """A repeat reached the store, from here or, where another driver was first, from there. final: settled."""
+        self.latencies_s.update(receipt.latencies_s)
         before = self._generations.get(receipt.repeat_id, 0)
         self._generations[receipt.repeat_id] = before + 1
         if receipt.committed:

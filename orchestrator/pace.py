@@ -45,6 +45,11 @@ class Pace:
         """The latest counts: the first look at a long cell is short of prefills and says too much."""
         self.latencies_s[pace_key(repeat, arm)] = latency_s
 
+    def of(self, repeat: Repeat) -> dict[str, float]:
+        """What is known of the arms of `repeat`, for others to hear."""
+        keys = (pace_key(repeat, arm) for arm in repeat.measured)
+        return {key: self.latencies_s[key] for key in keys if key in self.latencies_s}
+
     def hear(self, latencies_s: Mapping[str, float]) -> None:
         """What others saw counts where nothing was seen here."""
         self.latencies_s = {**latencies_s, **self.latencies_s}

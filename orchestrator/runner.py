@@ -29,8 +29,9 @@ from orchestrator.trial import Arm, Outcome, Repeat, fingerprint
 
 OpenDeployment = Callable[[Block, Sequence[Arm]], AbstractContextManager[Deployment]]
 
-# A window must hold this many median request latencies (closed loop: fewer see only part of the cycle).
-LATENCIES_A_WINDOW = 3.0
+# A window must hold three median request latencies (closed loop: fewer see only part of the cycle). With a fourth, a
+# third of the time goes into warm-ups and not two fifths, and one latency that was underestimated leaves three.
+LATENCIES_A_WINDOW = 4.0
 # Clients that started together still prefill and decode in step after one latency: simulated rates at 4096/128 tokens
 # are then 4 % short of the steady ones, and ratios off by 3 %; after two, by less than 1 %.
 LATENCIES_A_WARMUP = 2.0

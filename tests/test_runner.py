@@ -397,6 +397,18 @@ def test_what_a_store_holds_of_a_cell_sizes_the_windows_of_a_host_that_saw_nothi
     assert {order.window_s for order in fresh.orders} == {LATENCIES_A_WINDOW * 2.0}
 
 
+def test_what_one_host_saw_of_a_repeat_spares_the_next_one_its_looks():
+    tokens_per_s = CLIENTS * 16 / 2.0
+    pace, elsewhere = Pace(), Pace()
+    seen, other = repeat_of(number=0), repeat_of(2 * CLIENTS, number=0)
+    run(Script(lambda arm, number: tokens_per_s), seen, other, pace=pace)
+    elsewhere.hear(pace.of(seen))
+    fresh = Script(lambda arm, number: tokens_per_s)
+    run(fresh, repeat_of(number=1), pace=elsewhere)
+    assert not any(order.pilot for order in fresh.orders)
+    assert elsewhere.known_s(other, other.measured) is None
+
+
 def test_the_latest_boot_counts_and_what_was_seen_here_counts_more():
     rates = {0: CLIENTS * 16 / 2.0, 1: CLIENTS * 16 / 4.0}
     first, second = (repeat_of(number=number) for number in rates)

@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.expand import expand
 from orchestrator.gpus import KINDS
+from orchestrator.host import Receipt
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Block, plan
 from orchestrator.pool import Lost
@@ -126,6 +127,14 @@ def test_a_sweep_killed_between_a_failure_and_its_retry_goes_on_with_the_retry(
     settled = opened(tmp_path)
     assert repeat not in settled.remaining and settled.counts() == {"failed": 2} and settled.settled == 2
     assert repeat in opened(tmp_path, retry_failed=True).remaining
+
+
+def test_what_one_host_saw_goes_to_the_next_with_its_block(ledger: Ledger, block: Block) -> None:
+    first, second = block.repeats
+    assert not ledger.assignment(block).latencies_s
+    ledger.land(Receipt(first.repeat_id, True, "here", (), {"one": 1.5}), final=True)
+    ledger.land(Receipt(second.repeat_id, True, "there", (), {"one": 2.0, "other": 0.5}), final=False)
+    assert ledger.assignment(block).latencies_s == {"one": 2.0, "other": 0.5}
 
 
 def test_lost_hosts_are_counted_apart_and_over_runs(tmp_path: Path, block: Block) -> None:
