@@ -8,11 +8,14 @@ from io import BytesIO
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from orchestrator.errors import SchemaTooNew, StoreError
 from orchestrator.records import SCHEMA_VERSION, TABLES
 
 VERSION_KEY = "mpscape.schema_version"
+# From here on a dictionary of the values of a column is smaller than the values, and quicker to read.
+DICTIONARY_ROWS = 1000
 _ID = re.compile(r"[A-Za-z0-9_-]+")  # ids stand in file names as they are
 
 
@@ -93,9 +96,24 @@ def _keeps_values(source: pl.DataType, target: pl.DataType) -> bool:
 
 
 def encode(rows: pl.DataFrame) -> bytes:
-    """The whole file in memory, so that a store only ever sees it complete."""
+    """The whole file in memory, so that a store only ever sees it complete.
+
+    A repeat has few rows and many columns, so most of a plain file would be about the columns: statistics, dictionaries
+    of one value, the schema a second time. None of it serves a reader that takes whole files and knows the schema.
+    """
     buffer = BytesIO()
-    rows.write_parquet(buffer, compression="zstd", metadata={VERSION_KEY: str(SCHEMA_VERSION)})
+    table = rows.to_arrow()
+    dictionaries = rows.height >= DICTIONARY_ROWS
+    with pq.ParquetWriter(
+        buffer,
+        table.schema,
+        compression="zstd",
+        use_dictionary=dictionaries,
+        write_statistics=False,
+        store_schema=False,
+    ) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({VERSION_KEY: str(SCHEMA_VERSION)})
     return buffer.getvalue()
 
 
