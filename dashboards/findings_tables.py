@@ -48,7 +48,7 @@ def verdict_table(verdicts: pl.DataFrame) -> str:
             *(f"{row['ratio']:.3f}", interval_words(row["ci_low"], row["ci_high"])),
             *(row["verdict"], str(row["boots"]), "; ".join(row["reasons"])),
         )
-        for row in verdicts.sort("sweep", "model", "kind", "arm", "baseline").iter_rows(named=True)
+        for row in verdicts.sort("sweep", "model", "kind", "prompt_tokens", "arm", "baseline").iter_rows(named=True)
     ]
     head = ("sweep", "model", "cell, clients", "arms", "part", "ratio", "95 % interval", "verdict", "boots", "reasons")
     return table(head, rows)
@@ -69,7 +69,8 @@ def time_spent(store: ResultStore) -> str:
 def speed_table(windows: pl.DataFrame) -> str:
     rows = []
     known = windows.filter(pl.col("engine_core_speed_mops").is_not_null()).with_columns(rate=cells.rate())
-    for place, seen in sorted(known.group_by("sweep", "model", "kind", "arm"), key=lambda item: item[0]):
+    cell = ("sweep", "model", "kind", "context", "concurrency", "arm")
+    for place, seen in sorted(known.group_by(cell), key=lambda item: item[0]):
         speed, rate = np.log(seen["engine_core_speed_mops"].to_numpy()), np.log(seen["rate"].to_numpy())
         if len(speed) < FEWEST_WINDOWS:
             continue
@@ -82,8 +83,8 @@ def speed_table(windows: pl.DataFrame) -> str:
                 *(f"{100 * rate.std(ddof=1):.1f} %", f"{slope:.2f}", f"{100 * left.std(ddof=2):.1f} %"),
             )
         )
-    head = ("sweep", "model", "kind", "arm", "windows", "core speed, Mops", "rate scatters by", "slope", "scatter left")
-    return table(head, rows)
+    shown = ("sweep", "model", "kind", "context", "clients", "arm", "windows", "core speed, Mops")
+    return table((*shown, "rate scatters by", "slope", "scatter left"), rows)
 
 
 def speed_levels(core_speeds: Path | None) -> str:

@@ -22,12 +22,13 @@ from orchestrator.verdicts import judge
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "reference" / "h200"
 AGAIN = ROOT / "reference" / "h200-pair"
+KILLS = ROOT / "reference" / "kills-h200.json"
 SPEEDS = ROOT / "reference" / "core-speeds-h200.parquet"
 
 
 def test_the_page_is_what_the_record_says():
     store, again = (ResultStore.open(str(path), create=False) for path in (RECORD, AGAIN))
-    made = page(store, "reference/h200", again, SPEEDS) + "\n"
+    made = page(store, "reference/h200", again, SPEEDS, KILLS) + "\n"
     assert made == (ROOT / "docs" / "findings.md").read_text()
 
 

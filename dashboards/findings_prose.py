@@ -1,0 +1,114 @@
+"""The words around the tables of the findings page: what was done and what was not. No figure stands here that the
+record could change."""
+
+HEAD = """# Findings so far
+
+Measured, not simulated. Made from `{source}` by `python -m dashboards.findings`; the store holds every window, and the
+requests of some clients (`reference/README.md`). World: {world}.
+Prompts are random token ids, sampling is greedy. Unless an arm's name says otherwise, engines are pinned, EngineCore
+alone on one core, frontend and clients on another, and weights are dummies, which are near zero.
+
+What was run:
+"""
+
+VERDICT_NOTE = """The ratio is of throughput, at equal total concurrency, as a geometric mean over boots. Three sets of
+boots are the least for `wins` or `loses`. Their number stood in the sweep files before anything was measured, so the
+intervals are Student's (`--planned-boots`); whoever adds boots after a look has to drop that.
+"""
+
+CLAIM_NOTE = """The Databricks article on scaling small LLMs with NVIDIA MPS claims what stands here in short words of
+ours. `reproduced`: every cell that the claim names was measured in three boots or more, and meets the rule with its
+whole 95 % interval. `not reproduced`: the interval of one such cell or more lies wholly on the other side. `undecided`:
+all else. Every interval stands for itself, so of many cells one may contradict a claim by chance; they are named. C5
+and C6 are judged by the cells of `prefill-landscape` with one output token, C18 by all cells of both landscapes, all
+others by `scaling-landscape` alone. The gain is mps2 / single at equal total concurrency. A cell counts only with the
+clients of the sweep file, and with no ground against its verdict (`docs/method.md`).
+
+This is not the study's setup: that had an H100 and left open its engine, its clients, the placement of processes and
+its repeats. Here are an H200, which has more memory and bandwidth, the vLLM version named above, pinned cores, a third
+arm without MPS, and as many clients in each cell as the sweep file's rule gives. The rules' bounds were fixed before
+anything was measured; what they left open was settled with part of the landscape measured: C2, how cells' uncertainty
+enters (`dashboards/context_fit.py`), errors being root mean squares of the gain at cells left out; C4, the loss in the
+end is looked for above 2,048 tokens; C6, the slope, too, has to be below zero with its interval; C17, each cell has to
+meet the rule, where a GPU that waits for its host reads as idle, too (see the next table); C18, the study gives no
+threshold, so the whole rule is ours.
+"""
+
+UNTUNED_NOTE = """
+**These outcomes are provisional.** The engines of `scaling-landscape` capture CUDA graphs of up to 1,024 tokens. With
+longer prompts most steps of one engine are larger, and are launched kernel by kernel from the host (last columns of the
+next table), while two engines do that on two cores. `sweeps/tune-baseline.yaml` asks what a tuned engine takes back of
+the gain, and was not run yet: until then a gain at 512 tokens and beyond is one over an engine that may be untuned.
+"""
+
+LANDSCAPE_NOTE = """Ratios of throughput with 95 % intervals over boots, and the verdict. The gain is the product of
+host parallelism and kernel overlap. Where `engine_core` bounds the single engine, the GPU waits for the host, and a
+second process helps without MPS, too. Counters and bounds are those of certified windows.
+"""
+
+AGAIN_NOTE = """The same file, through one `ray job submit` on a host with two GPUs, each with half of the host's cores:
+{side_by_side}. Of that time:
+
+{spent}
+"""
+
+GPU_NOTE = """The cell that most GPUs have seen: Qwen2.5-1.5B, prompts of 512 tokens, one output token, 128 clients,
+where the power limit binds. Boots of one GPU agree and GPUs differ, so an interval over boots of one GPU is too narrow
+for the next one: it speaks of the GPUs that were measured. (The GPU with the highest rate has plain counts, see
+`reference/README.md`.)
+"""
+
+SPEED_NOTE = """One and the same engine gives two rates, minutes or seconds apart. The cause is outside the engine: the
+speed of the core that EngineCore runs on moves between two levels{levels}, for tens of milliseconds to
+seconds at a time, on a machine that does nothing else. It fits another guest of the host using the
+sibling hardware thread of our core: no steal time is charged for that, and the guest's topology does
+not show siblings. EngineCore therefore times a fixed piece of work at each step, and every window
+carries the mean. Where EngineCore bounds the rate, the rate follows that speed with a slope near 1,
+and little scatter is left once it is known; where the GPU bounds it, the slope is near 0.
+"""
+
+NOISE_NOTE = """What differs here is nothing but chance: two windows of one arm, next to each other in one boot; two
+arms of one boot that differ in name alone (`single` and `single-again`); one arm in two boots. Where EngineCore bounds
+the rate, its core's speed is what moves; where the GPU's power limit does, hardly anything moves.
+"""
+
+ALARM_NOTE = """
+Judged as if they were different, at a margin of zero, so that whoever wins does so by mistake: the windows of every arm
+of three boots or more, dealt out to two arms in turns, and `single-again` against `single`, of both stores.
+"""
+
+RESIDENCY_NOTE = """The engines of all arms are loaded side by side, and only one arm gets load. At the end of a set of
+boots all engines but one arm's were ended, and that arm was measured again, in the same boot. Harmless means: the
+interval lies within half the tie margin.
+"""
+
+GRAPH_NOTE = """A closed loop out of step mixes decodes and prefills in most steps. With 256 clients and prompts of 128
+tokens, steps with three prefills exceed 512 tokens, vLLM's largest captured CUDA graph by default, and
+are launched kernel by kernel; a pair's steps hold half as much and fit. Capturing up to 1,024 tokens
+gives the single engine part of what a second engine would (sweep `capture-size`); `smoke-gpu` gives
+every arm 1,024.
+"""
+
+POWER_NOTE = """Prefill with 8,192 tokens a step draws the power limit in every arm that keeps the GPU busy: the clock
+then falls in the denser arm, and what MPS overlaps is paid for in clock.
+"""
+
+KILL_NOTE = """On one GPU of a host, one part of a measuring sweep after another was ended with SIGKILL while two
+engines under MPS were at work. Afterwards is once the block's processes are gone, when the next block may
+be booting already; for the driver, at the end of all its processes.
+"""
+
+TAIL = """
+## Placement and weights
+
+`single-unpinned` lets the engine float over the whole machine, `single-random` fills the weights with numbers of the
+size that trained ones have; both stand in the verdict table against `single`. On these hosts, their cores slowed by
+neighbours that nobody sees, an engine that may leave a slow core gave as much as one that may not, or more: pinning
+makes arms comparable, and is no gain by itself here. In prefill the power limit binds with either weights, and the
+clock that it leaves is a little lower where the numbers are real.
+
+## Not measured yet
+
+Further models and contexts, sustained windows, a GPU with and without a busy neighbour, and the published claims
+about ablations, host overhead and faults.
+"""
