@@ -14,17 +14,21 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from dashboards import cells
 from orchestrator.deployment import open_deployment
 from orchestrator.errors import MpscapeError
 from orchestrator.expand import expand
+from orchestrator.gpu_lease import GpuLease
 from orchestrator.host import host_nursery, settle_worker
 from orchestrator.observation import WindowOrder
 from orchestrator.plan import plan
@@ -39,14 +43,18 @@ WARMUP_S = 0.5
 CLEAR = 0.95
 
 
-def keep(sweep: Path, seconds: float, out: Path, spell_s: float = SPELL_S) -> list[tuple[int, int]]:
-    """Work and rest in turns for `seconds` after the boot; (start_ns, end_ns) of each spell of load."""
+def keep(sweep: Path, seconds: float, out: Path, spell_s: float = SPELL_S) -> None:
+    """Work and rest in turns for `seconds` after the boot; `out` has (start_ns, end_ns) of each spell of load."""
     spec = load_spec(sweep)
     target = resolve(spec, None, gpus_here())
     block = plan(expand(spec, target.backend, target.kind.name), target.kind).blocks[0]
     arm, cell = block.arms[-1], block.repeats[0].cell
     spells: list[tuple[int, int]] = []
-    with host_nursery() as births, open_deployment(block, [arm], settle_worker(), births) as deployment:
+    with (
+        GpuLease().held() if target.backend == "vllm" else nullcontext(),
+        host_nursery() as births,
+        open_deployment(block, [arm], settle_worker(), births) as deployment,
+    ):
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             began = time.monotonic_ns()
@@ -54,9 +62,10 @@ def keep(sweep: Path, seconds: float, out: Path, spell_s: float = SPELL_S) -> li
                 WindowOrder(arm, cell.workload, cell.concurrency, WARMUP_S, spell_s - WARMUP_S, seed=len(spells))
             )
             spells.append((began, time.monotonic_ns()))
-            out.write_text(json.dumps({"sweep": spec.name, "arm": arm.name, "spells_ns": spells}), encoding="utf-8")
+            partial = out.with_name(f".{out.name}.{os.getpid()}")  # whoever is killed here leaves the last whole file
+            partial.write_text(json.dumps({"sweep": spec.name, "arm": arm.name, "spells_ns": spells}), encoding="utf-8")
+            partial.replace(out)
             time.sleep(spell_s)
-    return spells
 
 
 def effect(trials: pl.DataFrame, windows: pl.DataFrame, spells: Sequence[tuple[int, int]]) -> pl.DataFrame:
@@ -67,11 +76,13 @@ def effect(trials: pl.DataFrame, windows: pl.DataFrame, spells: Sequence[tuple[i
     mixed state are left out; null where one state is missing.
     """
     cell = ["model", "kind", "prompt_tokens", "output_tokens", "concurrency", "arm"]
+    counts = {"output_tokens": "tokens_out", "prompt_tokens": "tokens_in"}
     told = (
         windows.filter("certified")
-        .select("trial_id", "boot_id", "start_ns", "duration_s", "prefill_tokens_s", tokens="output_tokens")
+        .select("trial_id", "boot_id", "start_ns", "duration_s", "prefill_tokens_s", *counts)
+        .rename(counts)
         .join(trials.select("trial_id", *cell), on="trial_id")
-        .with_columns(rate=pl.coalesce("prefill_tokens_s", pl.col("tokens") / pl.col("duration_s")).log())
+        .with_columns(rate=cells.rate("tokens_in", "tokens_out").log())
     )
     shares = [_share(spells, start, start + int(length * 1e9)) for start, length in
               told.select("start_ns", "duration_s").iter_rows()]  # fmt: skip
@@ -93,7 +104,7 @@ def _contrast(group: pl.DataFrame) -> dict[str, float | int | None]:
     weight = total = squares = 0.0
     freedom = 0
     counts = {True: 0, False: 0}
-    for _, boot in group.group_by("boot_id"):
+    for _, boot in group.group_by("boot_id", maintain_order=True):
         states = {state: boot.filter(company=state)["rate"].to_numpy() for state in counts}
         for state, rates in states.items():
             counts[state] += len(rates)

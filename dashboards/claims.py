@@ -26,8 +26,9 @@ from dashboards.claim_rules import (
     together,
 )
 from dashboards.findings_tables import table
+from dashboards.landscape_tables import SWEEPS
 
-MIXED, PREFILL = "scaling-landscape", "prefill-landscape"
+MIXED, PREFILL = SWEEPS
 OUTCOMES: dict[Truth, str] = {True: "reproduced", False: "not reproduced", None: "undecided"}
 COUNTERS = {"sm_active_share": "SM", "tensor_active_share": "tensor", "dram_active_share": "DRAM"}
 OVERLAP_COUNTERS = {"gpu_active_share": "GPU-active share", "sm_active_share": "SM share"}

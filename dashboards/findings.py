@@ -75,7 +75,8 @@ def page(
     (time_s, cpu, speed_mops), read on the idle machine. kills: as of `kill_table`.
     """
     trials = store.read("trials")
-    windows = store.read("windows").join(
+    rows = store.read("windows")
+    windows = rows.join(
         trials.select("trial_id", "attempt_id", "sweep", "model", "kind", "arm", "prompt_tokens", "concurrency").rename(
             {"prompt_tokens": "context"}
         ),
@@ -96,11 +97,11 @@ def page(
             verdict_table(verdicts),
             "\n## The published claims\n",
             CLAIM_NOTE,
-            claims_table(verdicts, trials, store.read("windows")),
+            claims_table(verdicts, trials, rows),
             UNTUNED_NOTE,
             "\n## The scaling landscape\n",
             LANDSCAPE_NOTE,
-            landscape_table(verdicts, trials, store.read("windows")),
+            landscape_table(verdicts, trials, rows),
             f"\n## `{sweep}` again, on two other GPUs at once\n",
             AGAIN_NOTE.format(side_by_side=side_by_side(again, sweep), spent=time_spent(again)),
             again_table(verdicts.filter(sweep=sweep), planned_verdicts(again)),
@@ -117,7 +118,7 @@ def page(
             false_alarms([store, again]),
             "\n## An arm alone against the same arm among resident engines\n",
             RESIDENCY_NOTE,
-            residency_table(residency(trials, store.read("windows"))),
+            residency_table(residency(trials, rows)),
             "\n## Steps without a CUDA graph\n",
             GRAPH_NOTE,
             graph_table(others),

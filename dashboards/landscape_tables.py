@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from dashboards import cells
-from dashboards.findings_tables import table
+from dashboards.findings_tables import interval_words, table
 
 SWEEPS = ("scaling-landscape", "prefill-landscape")
 KEY = ["sweep", "gpu_kind", "model", "kind", "prompt_tokens", "output_tokens", "concurrency", "residency"]
@@ -73,7 +73,7 @@ def _row(
 def _ratio(row: Mapping[str, Any] | None) -> str:
     if row is None or row["ratio"] is None:
         return "-"
-    interval = "" if row["ci_low"] is None else f" ({row['ci_low']:.3f} to {row['ci_high']:.3f})"
+    interval = "" if row["ci_low"] is None else f" ({interval_words(row['ci_low'], row['ci_high'])})"
     return f"{row['ratio']:.3f}{interval} {row['verdict']}"
 
 

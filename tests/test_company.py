@@ -30,6 +30,7 @@ def frames(cost: float, scatter: float, boots: int = 2, prefill: bool = False) -
                     "start_ns": start,
                     "duration_s": 4.0,
                     "output_tokens": 7 if prefill else round(rate * 4),
+                    "prompt_tokens": 7,
                     "certified": True,
                     "prefill_tokens_s": rate if prefill else None,
                 }
