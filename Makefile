@@ -57,13 +57,13 @@ dashboard: .venv/dash.stamp ## the measured record in the browser; STORE=... sho
 WORKERS := -n 3 --dist loadscope --no-loadscope-reorder
 
 test: .venv/dev.stamp ## the tests that need neither a GPU nor vLLM
-	$(BIN)/python -m pytest -rs -m "not engine and not long" $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -rsfE -m "not engine and not long" $(WORKERS) $(PYTEST_ARGS)
 
 test-long: .venv/dev.stamp ## clusters of several nodes, buckets under a sweep, hosts and drivers killed at random
-	$(BIN)/python -m pytest -rs -m long -o timeout=600 $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -rsfE -m long -o timeout=600 $(WORKERS) $(PYTEST_ARGS)
 
 test-engine: .venv-engine/engine.stamp ## the real vLLM, its CPU build
-	MPSCAPE_REQUIRE_ENGINE=1 $(ENGINE_BIN)/python -m pytest -rs tests/engine $(PYTEST_ARGS)
+	MPSCAPE_REQUIRE_ENGINE=1 $(ENGINE_BIN)/python -m pytest -rsfE tests/engine $(PYTEST_ARGS)
 
 lint: .venv/dev.stamp ## ruff and mypy, nothing is changed
 	$(BIN)/ruff check
