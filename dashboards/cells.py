@@ -71,7 +71,7 @@ def rate(tokens_in: str = "prompt_tokens", tokens_out: str = "output_tokens") ->
     Counted are output tokens, and prompt tokens where `kind` is `prefill`, whose requests have one output token.
     tokens_in, tokens_out: the columns of the window's counts.
     """
-    credited = pl.when(pl.col("kind") == "prefill").then(tokens_in).otherwise(tokens_out)
+    credited = pl.when(pl.col("kind").str.starts_with("prefill")).then(tokens_in).otherwise(tokens_out)
     return pl.coalesce("prefill_tokens_s", credited / pl.col("duration_s"))
 
 

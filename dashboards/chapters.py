@@ -15,6 +15,7 @@ from dashboards.page import Page
 from dashboards.table import csv_link, pairs, table
 from dashboards.world import World
 from orchestrator.store import ResultStore
+from orchestrator.trial import phase_of
 
 MOST_TRACES, MOST_CSV_ROWS = 60, 4000  # keep the page below 8 MB
 STEP_ORDER = [*answer.STEPS, "gain", None]
@@ -116,7 +117,7 @@ def _latency(page: Page, world: World, prefix: str) -> None:
         " request latency, so all points fall on one line; a ladder of concurrencies opens it up.",
     )
     for (kind,), rows in world.measured.group_by("kind", maintain_order=True):
-        latency = "e2e_p50_s" if kind == "prefill" else "tpot_p50_s"
+        latency = "e2e_p50_s" if phase_of(kind) == "prefill" else "tpot_p50_s"
         choices = {"all contexts": figures.throughput_over_latency(rows, latency)}
         if rows["concurrency"].n_unique() > 1:
             for (context,), part in rows.sort("prompt_tokens").group_by("prompt_tokens", maintain_order=True):

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from dashboards import cells, theme
+from orchestrator.trial import phase_of
 
 LATENCIES = ("ttft_p50", "tpot_p50", "e2e_p50", "e2e_p99")
 LATENCY_COLOURS = {"ttft_p50": "#b39800", "tpot_p50": "#22a0bd", "e2e_p50": "#4477aa", "e2e_p99": "#aa3f86"}
@@ -71,7 +72,7 @@ def throughput_over_latency(measured: pl.DataFrame, latency: str = "e2e_p50_s") 
             hoverinfo="skip",
         )
     fig.update_xaxes(type="log", title_text=f"{words} (s)", **_ticks(points, "latency", "~g"))
-    tokens = "prompt" if measured["kind"][0] == "prefill" else "output"
+    tokens = "prompt" if phase_of(measured["kind"][0]) == "prefill" else "output"
     fig.update_yaxes(type="log", title_text=f"{tokens} tokens/s", **_ticks(points, "rate", "~s"))
     fig.update_layout(margin={"t": 112}, legend={"y": 1.0})
     return fig

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from dashboards import cells, theme
+from orchestrator.trial import phase_of
 
 
 def window_trace(measured: pl.DataFrame) -> go.Figure:
@@ -23,7 +24,7 @@ def window_trace(measured: pl.DataFrame) -> go.Figure:
     arms = cells.arms(rows)
     colours = theme.arm_colours(arms)
     bad = int((~rows["certified"]).sum())
-    unit = "prompt" if rows["kind"][0] == "prefill" else "output"
+    unit = "prompt" if phase_of(rows["kind"][0]) == "prefill" else "output"
     data = []
     for index, arm in enumerate(arms):
         for certified in (True, False):

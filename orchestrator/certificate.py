@@ -21,7 +21,9 @@ MAY_BE_UNKNOWN: Mapping[Backend, frozenset[str]] = {
     # no GPU, hence no list of processes on it, and no MPS; on few cores nothing is pinned
     "vllm-cpu": frozenset({"attachment", "strangers", "core_sets"}),
     # nothing to attach to, to be strangers on, or to put on cores
-    "simulated": frozenset({"attachment", "strangers", "core_sets", "prefix_cache", "idle_arms", "kv_bytes"}),
+    "simulated": frozenset(
+        {"attachment", "strangers", "core_sets", "prefix_cache", "idle_arms", "kv_bytes", "replayed_step"}
+    ),
 }
 
 

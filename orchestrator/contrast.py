@@ -111,7 +111,7 @@ def log_windows(trials: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
     """
     kept = ["trial_id", "attempt_id", "trial", "cell_id", "arm", "boot_id", "kind"]
     ok = trials.filter(outcome="ok").select(kept)
-    counted = pl.when(pl.col("kind") == "prefill").then("prompt_tokens").otherwise("output_tokens")
+    counted = pl.when(pl.col("kind").str.starts_with("prefill")).then("prompt_tokens").otherwise("output_tokens")
     rate = pl.coalesce("prefill_tokens_s", counted / pl.col("duration_s"))
     metrics = {"throughput": rate} | {metric: pl.col(column) for metric, column in LATENCIES.items()}
     metrics["core"] = pl.col("engine_core_speed_mops")

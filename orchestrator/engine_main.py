@@ -6,6 +6,7 @@ go as JSON lines, and an answer with a table is followed by `payload_bytes` of A
     load     {clients, prompt_tokens, output_tokens, residual, seed, prompts, stagger_s}   -> loaded (prompts are made)
     start    {start_ns}                                      -> ramped {at_ns}  once every client has a first token
     window   {start_ns, end_ns}                              -> window {...} + requests and token counts
+    replay   {tokens, sequences, decode, profile_steps, limit_s}   -> window {..., replay}, of one step
     stop     {}                                              -> stopped
 Anything vLLM prints goes to the process's standard output and error, which the parent keeps as its log. When the orders
 end, the engine shuts down: the parent is gone.
@@ -17,6 +18,7 @@ import asyncio
 import contextlib
 import gc
 import io
+import itertools
 import json
 import os
 import time
@@ -27,10 +29,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from orchestrator.step_replay import steps_between
 from workloads.closed_loop import ClosedLoop, Load, summarise
 from workloads.prompts import PromptPool
 
 TOKEN_BIN_S = 0.5
+REPLAY = ("tokens", "sequences", "decode", "profile_steps")  # of an order: what the engine is asked for
 
 
 async def serve(orders: asyncio.StreamReader, answers: io.FileIO) -> None:
@@ -130,7 +134,10 @@ async def run_load(loop: ClosedLoop, orders: asyncio.StreamReader, answer: Answe
     start = json.loads(await orders.readline())
     async with loop.running(start["start_ns"]):
         ramp = asyncio.create_task(_tell_ramped(loop, answer))
-        while (order := json.loads(await orders.readline() or b'{"op": "stop"}'))["op"] == "window":
+        while (order := json.loads(await orders.readline() or b'{"op": "stop"}'))["op"] != "stop":
+            if order["op"] == "replay":
+                answer.replayed(loop, await replay(loop.target, order), order["decode"])
+                continue
             await asyncio.sleep(max(0.0, (order["start_ns"] - time.monotonic_ns()) / 1e9))
             log = SchedulerLog.latest
             before = log.mark() if log else {}
@@ -143,6 +150,21 @@ async def run_load(loop: ClosedLoop, orders: asyncio.StreamReader, answer: Answe
         with contextlib.suppress(asyncio.CancelledError):
             await ramp
     answer.say({"event": "stopped", "errors": loop.errors[:5]})
+
+
+async def replay(target: Any, order: dict[str, Any]) -> dict[str, Any]:
+    """Have the engine replay the next step that is full enough; see `orchestrator.step_replay`."""
+    engine = target.engine
+    await engine.collective_rpc("mpscape_replay", args=tuple(order[name] for name in REPLAY))
+    until = time.monotonic() + order["limit_s"]
+    while (outcome := (await engine.collective_rpc("mpscape_replayed"))[0]) is None:
+        if time.monotonic() > until:
+            await engine.collective_rpc("mpscape_forget")
+            late = (await engine.collective_rpc("mpscape_replayed"))[0]  # it came at the last moment
+            return late or {"error": f"no step of {order['tokens']} tokens came within {order['limit_s']:.0f} s"}
+        await asyncio.sleep(0.02)
+    found: dict[str, Any] = outcome
+    return found
 
 
 async def _tell_ramped(loop: ClosedLoop, answer: Answers) -> None:
@@ -187,8 +209,41 @@ class Answers:
             "token_bins": token_bins(loop, start_ns, end_ns),
             "token_bin_s": TOKEN_BIN_S,
         }
+        self._with_requests(message, requests_of(loop, start_ns, end_ns))
+
+    def replayed(self, loop: ClosedLoop, outcome: dict[str, Any], decode: bool) -> None:
+        """What one engine did in a window in which it replayed one step: no request moved."""
+        times_ns, start_ns, end_ns = (outcome.pop(name, 0) for name in ("times_ns", "start_ns", "end_ns"))
+        if "error" in outcome:
+            self.say({"event": "window", "replay": outcome})
+            return
+        edges = np.arange(start_ns, end_ns + 1, int(TOKEN_BIN_S * 1e9))
+        made = [steps_between(times_ns, *pair) * outcome["sequences"] for pair in itertools.pairwise(edges)]
+        steps = steps_between(times_ns, start_ns, end_ns)
+        message = {
+            "event": "window",
+            "replay": {**outcome, "steps": steps},
+            "output_tokens": round(steps * outcome["sequences"]),
+            "prompt_tokens": 0 if decode else round(steps * outcome["tokens"]),
+            "requests_completed": 0,
+            "requests_failed": 0,
+            "in_flight_mean": summarise(loop, start_ns, end_ns).in_flight_mean,
+            "loop_lag_p99_s": None,
+            "prompts_made_late": loop.prompts.late,
+            "running_mean": None,
+            "waiting_mean": None,
+            "preemptions": 0,  # nothing was scheduled
+            "prefix_cache_hits": 0,
+            "kv_usage_max": None,
+            "errors": loop.errors[:5],
+            "token_bins": [round(tokens) for tokens in made],
+            "token_bin_s": TOKEN_BIN_S,
+        }
+        self._with_requests(message, requests_of(loop, start_ns, end_ns).clear())
+
+    def _with_requests(self, message: dict[str, Any], requests: pl.DataFrame) -> None:
         table = io.BytesIO()
-        requests_of(loop, start_ns, end_ns).write_ipc(table)
+        requests.write_ipc(table)
         self.say(message, table.getvalue())
 
 

@@ -24,21 +24,34 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.step_replay import SIGNALS, StepReplay
+
 PR_SET_PDEATHSIG = 1
 # int64 slots of the shared file, in order.
-SLOTS = ("steps", "full", "piecewise", "eager", "tokens", "padded_tokens", "sequences", "gc_runs", "gc_ns", "speed_ns")
+COUNTERS = (
+    "steps",
+    "full",
+    "piecewise",
+    "eager",
+    "tokens",
+    "padded_tokens",
+    "sequences",
+    "gc_runs",
+    "gc_ns",
+    "speed_ns",
+)
+SLOTS = (*COUNTERS, *SIGNALS)
 SPEED_TURNS = 200
 
 
-class StepProbe:
+class StepProbe(StepReplay):
     """Mixed into vLLM's worker; `self` is the worker, methods are called through `collective_rpc`."""
-
-    model_runner: Any
 
     def mpscape_attach(self, counters_path: str) -> dict[str, Any]:
         """Start counting into `counters_path`; returns who this process is and which model runner it uses."""
         _die_with_parent()
         slots = _map_slots(Path(counters_path))
+        self.mpscape_slots = slots[len(COUNTERS) :]
         hooked = _hook(self.model_runner, slots)
         _count_garbage_collections(slots)
         # The worker lives in EngineCore itself, except where an executor of several processes is used (the CPU build).
@@ -158,4 +171,14 @@ class StepCounters:
 
     def read(self) -> dict[str, int]:
         """Every counter since the engine came up."""
-        return dict(zip(SLOTS, (int(value) for value in self._slots), strict=True))
+        return dict(zip(COUNTERS, (int(value) for value in self._slots), strict=False))
+
+    @property
+    def replay_ready(self) -> bool:
+        """Whether the engine stands at a step that it can replay."""
+        return bool(self._slots[len(COUNTERS)])
+
+    def replay_between(self, start_ns: int, end_ns: int) -> None:
+        """Have the engine that stands at a step replay it over a window with these edges (monotonic)."""
+        self._slots[len(COUNTERS) + 1] = start_ns
+        self._slots[len(COUNTERS) + 2] = end_ns  # last: it is what the engine waits for

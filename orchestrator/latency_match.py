@@ -16,6 +16,7 @@ import polars as pl
 from orchestrator.contrast import LATENCIES
 from orchestrator.ladder import trial_means
 from orchestrator.records import Columns
+from orchestrator.trial import phase_of
 
 STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)  # a decade of round latencies
 DEFAULT = ("ttft_p50", "tpot_p50", "e2e_p50")
@@ -61,7 +62,7 @@ def matched(
         both = [tuple(curves[pair["cell_id"], pair[side], r] for side in ("arm", "baseline")) for r in boots]
         kind = numbered.filter(pl.col("cell_id") == pair["cell_id"])["kind"][0]
         for metric in latencies or DEFAULT:
-            if kind == "prefill" and metric.startswith("tpot"):
+            if phase_of(kind) == "prefill" and metric.startswith("tpot"):
                 continue
             read = [tuple(_curve(rows, metric) for rows in sides) for sides in both]
             asked = list(latencies[metric]) if latencies else common_levels(read)

@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from orchestrator import replayed_window
 from orchestrator.core_probe import speed_mops
 from orchestrator.cores import Placement
 from orchestrator.cpu_telemetry import CpuClock, CpuShares, CpuSnapshot, shares
@@ -25,7 +26,7 @@ from orchestrator.gpu_telemetry import GpuEdge, GpuSampler
 from orchestrator.memory import asked_output_tokens
 from orchestrator.mps import MpsDaemon
 from orchestrator.mps_attachment import prove_without_daemon
-from orchestrator.observation import Attachment, EngineFacts, GpuFacts, Observation, WindowOrder
+from orchestrator.observation import Attachment, EngineFacts, GpuFacts, Observation, ReplayedStep, WindowOrder
 from orchestrator.trial import Arm
 from workloads.architecture import Architecture
 
@@ -94,10 +95,13 @@ def take_window(bench: Bench, order: WindowOrder) -> Observation:
     try:
         ramped_ns = max(engine.expect("ramped", RAMP_LIMIT_S)[0]["at_ns"] for engine in engines)
         attached = attachment(bench, order.arm)
-        start_ns = max(began_ns + int(order.warmup_s * 1e9), ramped_ns, time.monotonic_ns()) + int(LEAD_S * 1e9)
-        end_ns = start_ns + int(order.window_s * 1e9)
-        for engine in engines:
-            engine.order({"op": "window", "start_ns": start_ns, "end_ns": end_ns})
+        if order.workload.replayed:
+            start_ns, end_ns = replayed_window.begin(engines, clients, order)
+        else:
+            start_ns = max(began_ns + int(order.warmup_s * 1e9), ramped_ns, time.monotonic_ns()) + int(LEAD_S * 1e9)
+            end_ns = start_ns + int(order.window_s * 1e9)
+            for engine in engines:
+                engine.order({"op": "window", "start_ns": start_ns, "end_ns": end_ns})
         _sleep_until(start_ns)
         first = _edge(bench)
         _sleep_until(end_ns)
@@ -106,11 +110,13 @@ def take_window(bench: Bench, order: WindowOrder) -> Observation:
         # A frontend whose EngineCore died still answers, with failed requests; an idle engine says nothing at all.
         for engine in bench.all_engines():
             engine.raise_if_dead()
+        if errors := [answer["replay"]["error"] for answer, _ in answers if "error" in answer.get("replay", {})]:
+            raise WindowError(f"{order.arm.name} replayed no step: {'; '.join(errors)}")
         attached = _weaker(attached, attachment(bench, order.arm))
     finally:
         _stop(bench, engines)
     seen = _observation(bench, order, engines, clients, answers, first, second, (began_ns, start_ns, end_ns), attached)
-    return replace(seen, samples=pl.concat([seen.samples, _core_speeds(engines)]))
+    return replace(seen, samples=pl.concat([seen.samples, _core_speeds(engines), _profiles(engines, answers)]))
 
 
 def split(concurrency: int, engines: int) -> list[int]:
@@ -165,7 +171,7 @@ def _load(bench: Bench, order: WindowOrder, engines: Sequence[Engine], clients: 
                 "prompt_tokens": work.prompt_tokens,
                 "output_tokens": asked_output_tokens(work),
                 # A decode window has no prefill in it, so no request may end and be followed by another.
-                "residual": work.kind != "decode",
+                "residual": work.phase != "decode",
                 "seed": order.seed + index,
                 "prompts": min(most, wanted),
                 "stagger_s": order.warmup_s / 2,
@@ -270,6 +276,10 @@ def _engine_facts(
 ) -> EngineFacts:
     steps = _delta(first.steps[engine.launch.name], second.steps[engine.launch.name])
     hooked = not str(engine.facts["step_hook"]).startswith("none")
+    replay = answer.get("replay")
+    if replay:  # replays pass by the scheduler, where steps are counted
+        graph = round(replay["steps"]) if replay["launched"] == "graph" else 0
+        steps = {**steps, "steps": round(replay["steps"]), "full": graph, "piecewise": 0}
     core = cpu.processes.get(engine.core_pid)
     frontend = cpu.processes.get(engine.child.identity.pid)
     blocks = engine.facts["kv_blocks"] * engine.facts["kv_block_tokens"]
@@ -279,9 +289,9 @@ def _engine_facts(
         in_flight_mean=answer["in_flight_mean"],
         requests_completed=answer["requests_completed"],
         requests_failed=answer["requests_failed"],
-        steps=steps["steps"] if hooked else None,
-        steps_full_graph=steps["full"] if hooked else None,
-        steps_piecewise_graph=steps["piecewise"] if hooked else None,
+        steps=steps["steps"] if hooked or replay else None,
+        steps_full_graph=steps["full"] if hooked or replay else None,
+        steps_piecewise_graph=steps["piecewise"] if hooked or replay else None,
         running_mean=answer["running_mean"],
         waiting_mean=answer["waiting_mean"],
         kv_usage_max=answer["kv_usage_max"],
@@ -293,6 +303,7 @@ def _engine_facts(
         loop_lag_p99_s=answer["loop_lag_p99_s"],
         kv_bytes=blocks * bench.model.kv_bytes_per_token(),
         core_set_ok=engine.cores_as_planned(),
+        replayed=ReplayedStep(replay["tokens"], replay["sequences"], replay["launched"]) if replay else None,
     )
 
 
@@ -324,6 +335,16 @@ def _core_speeds(engines: Sequence[Engine]) -> pl.DataFrame:
         )
         for engine in engines
         if engine.launch.cores is not None
+    ]
+    return pl.DataFrame(rows, schema=SAMPLE_COLUMNS, orient="row")
+
+
+def _profiles(engines: Sequence[Engine], answers: Sequence[tuple[dict[str, Any], bytes]]) -> pl.DataFrame:
+    """Seconds of a replayed step by part of the model, where they were asked for."""
+    rows = [
+        (time.monotonic_ns(), f"engine{engine.launch.index}.step", f"{part}_s", seconds)
+        for engine, (answer, _) in zip(engines, answers, strict=True)
+        for part, seconds in (answer.get("replay", {}).get("profile") or {}).items()
     ]
     return pl.DataFrame(rows, schema=SAMPLE_COLUMNS, orient="row")
 

@@ -55,7 +55,7 @@ class EngineMemory:
 
 def asked_output_tokens(work: Workload) -> int:
     """Output tokens that a request asks for: in `decode` enough that none ends before its window does."""
-    return max(work.output_tokens, DECODE_GROWTH_TOKENS) if work.kind == "decode" else work.output_tokens
+    return max(work.output_tokens, DECODE_GROWTH_TOKENS) if work.phase == "decode" else work.output_tokens
 
 
 def request_tokens(cell: Cell) -> int:

@@ -25,6 +25,7 @@ class WindowOrder:
 
     `seed` fixes prompts, residual lengths and stagger. `pilot` windows size the real ones and are not stored.
     latency_s: of a request, where it is known: so many prompts are made beforehand.
+    profile_steps: in a replayed window, how many more times to run the step under a profiler, after its end.
     """
 
     arm: Arm
@@ -35,6 +36,16 @@ class WindowOrder:
     seed: int
     pilot: bool = False
     latency_s: float | None = None
+    profile_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedStep:
+    """The step that an engine ran over and over. launched: as a CUDA `graph`, or by a `call` where there is no GPU."""
+
+    tokens: int
+    sequences: int
+    launched: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,7 @@ class EngineFacts:
     loop_lag_p99_s: float | None = None
     kv_bytes: int | None = None
     core_set_ok: bool | None = None
+    replayed: ReplayedStep | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def little_latency_s(repeat: Repeat, output_tokens: int, duration_s: float) -> f
     (1961) 383-387.
     """
     work = repeat.cell.workload
-    if work.kind == "decode" or output_tokens == 0:
+    if work.phase == "decode" or work.replayed or output_tokens == 0:
         return 0.0
     return repeat.cell.concurrency * work.output_tokens * duration_s / output_tokens
 

@@ -93,7 +93,7 @@ def plan(repeats: Iterable[Repeat], gpu: GpuKind) -> Plan:
     groups: dict[tuple[Any, ...], list[Repeat]] = defaultdict(list)
     for repeat in all_repeats:
         cell = repeat.cell
-        decode = cell.workload.kind == "decode"
+        decode = cell.workload.phase == "decode"
         setup = setups[id(repeat.arms), id(repeat.engine_args)]
         groups[setup, repeat.backend, cell.gpu_kind, cell.model, decode, repeat.number].append(repeat)
     blocks: list[Block] = []

@@ -8,7 +8,7 @@ from itertools import product
 from typing import cast
 
 from orchestrator.spec_sections import AXES, Axis, SweepSection, WorkloadSection
-from orchestrator.trial import Cell, Kind, Workload
+from orchestrator.trial import Cell, Kind, Workload, phase_of
 
 Values = Mapping[Axis, str | int]
 
@@ -65,6 +65,6 @@ def _grid_and_zip(sweep: SweepSection) -> Iterator[dict[Axis, str | int]]:
 
 def _complete(values: dict[Axis, str | int]) -> Values:
     """A prefill request has one output token, whether it is said or not; in the order of AXES."""
-    if values.get("kind") == "prefill":
+    if phase_of(str(values.get("kind"))) == "prefill":
         values.setdefault("output_tokens", 1)
     return {axis: values[axis] for axis in AXES if axis in values}

@@ -140,8 +140,9 @@ def window_row(
 
 
 def prefill_tokens_s(repeat: Repeat, seen: Observation) -> float | None:
-    """The rate of a prefill window, free of the steps that its tokens come in; None for other kinds."""
-    if repeat.cell.workload.kind != "prefill":
+    """The rate of a prefill window, free of the steps that its tokens come in; None for other kinds, and for replayed
+    steps, which are counted by the fraction."""
+    if repeat.cell.workload.phase != "prefill" or seen.requests.is_empty():
         return None
     return tapered_rate(seen.requests, seen.start_ns, seen.duration_s)
 

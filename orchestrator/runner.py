@@ -188,7 +188,12 @@ def measure(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm], pace: P
             break
         for arm in alive:
             trial = log.trials[arm.name]
-            ordered = replace(order, arm=arm, seed=_seed(repeat, arm.name, round_index))
+            ordered = replace(
+                order,
+                arm=arm,
+                seed=_seed(repeat, arm.name, round_index),
+                profile_steps=look.profile_steps if arm.engines == 1 else 0,
+            )
             began = time.monotonic()
             try:
                 seen = deployment.measure(ordered)
@@ -225,6 +230,8 @@ def _sized_order(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm], pa
         pilot=True,
     )
     known_s = pace.known_s(repeat, arms) if pace else None
+    if repeat.cell.workload.replayed:  # steps have no latency that a window would have to hold
+        known_s = 0.0
     longest_s = known_s or 0.0
     for arm in arms if known_s is None else ():
         try:
@@ -266,7 +273,9 @@ def _log_rate(repeat: Repeat, seen: Observation) -> float | None:
     if seen.duration_s <= 0:
         return None
     rate = prefill_tokens_s(repeat, seen)
-    rate = seen.output_tokens / seen.duration_s if rate is None else rate
+    if rate is None:
+        prefill = repeat.cell.workload.phase == "prefill"
+        rate = (seen.prompt_tokens if prefill else seen.output_tokens) / seen.duration_s
     return math.log(rate) if rate > 0 else None
 
 
@@ -300,7 +309,7 @@ def finish(log: RepeatLog, block: Block, context: BlockContext) -> DoneRepeat:
 def _summary(repeat: Repeat, trial: TrialLog) -> TrialSummary:
     work = repeat.cell.workload
     seconds = sum(seen.duration_s for seen in trial.observations)
-    tokens = sum(seen.prompt_tokens if work.kind == "prefill" else seen.output_tokens for seen in trial.observations)
+    tokens = sum(seen.prompt_tokens if work.phase == "prefill" else seen.output_tokens for seen in trial.observations)
     return TrialSummary(
         trial_id=trial.trial_id,
         arm=trial.arm.name,

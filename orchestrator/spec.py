@@ -167,17 +167,7 @@ def _sound(found: Mapping[str, Any], file: YamlFile) -> Sound:
     """What pydantic noted as sound, and the defaults of what is not in the file."""
     arms = file.value.get("arms")
     sections: dict[str, Any] = {"arm_names": tuple(arms) if isinstance(arms, dict) else ()}
-    for name in (
-        "backend",
-        "gpu",
-        "baseline",
-        "residency_check",
-        "engine_args",
-        "arms",
-        "workload",
-        "sweep",
-        "simulation",
-    ):
+    for name in Sound.sections():
         field = SweepSpec.model_fields[name]
         absent = name not in file.value and not field.is_required()
         sections[name] = field.get_default(call_default_factory=True) if absent else found.get(name)

@@ -16,6 +16,7 @@ from orchestrator.spec_faults import did_you_mean
 from orchestrator.spec_sections import (
     AXES,
     Axis,
+    MeasurementSection,
     MpsArm,
     SimulationSection,
     SingleArm,
@@ -23,6 +24,7 @@ from orchestrator.spec_sections import (
     TimeSlicedArm,
     WorkloadSection,
 )
+from orchestrator.trial import phase_of
 from orchestrator.yaml_lines import KeyPath
 from workloads.architecture import bytes_per_parameter
 from workloads.catalogue import load_model
@@ -48,6 +50,7 @@ class Sound:
     arms: Mapping[str, AnyArmSection] | None = None
     workload: WorkloadSection | None = None
     sweep: SweepSection | None = None
+    measurement: MeasurementSection | None = None
     simulation: SimulationSection | None = None
 
     @classmethod
@@ -75,7 +78,17 @@ def conflicts(sound: Sound) -> Iterator[Conflict]:
         if not incomplete:
             yield from _lists(sound.sweep, every)
             kept = points(sound.sweep, sound.workload)
+            if sound.measurement is not None:
+                yield from _profile(sound.measurement, kept)
             yield from dict.fromkeys(_cells(sound.sweep, kept, sound.arms or {}, sound.engine_args or {}))
+
+
+def _profile(measurement: MeasurementSection, kept: Sequence[Spelled]) -> Iterator[Conflict]:
+    if measurement.profile_steps and not any(str(point.values["kind"]).endswith("-replay") for point in kept):
+        yield (
+            ("measurement", "profile_steps"),
+            "only replayed steps are profiled: no cell is of a kind ending in -replay",
+        )
 
 
 def _gpu(gpu: str, backend: str) -> Iterator[Conflict]:
@@ -168,9 +181,9 @@ def _cells(
     longest: dict[str, tuple[int, Spelled]] = {}
     for point in kept:
         values = point.values
-        if values["kind"] == "prefill" and values["output_tokens"] != 1:
+        if phase_of(str(values["kind"])) == "prefill" and values["output_tokens"] != 1:
             path = _source("output_tokens", point, sweep)
-            yield path, f"kind prefill has one output token, not {values['output_tokens']}"
+            yield path, f"kind {values['kind']} has one output token, not {values['output_tokens']}"
         if int(values["concurrency"]) < engines:
             path = _source("concurrency", point, sweep)
             yield path, f"{values['concurrency']} client(s) cannot keep the {engines} engines of an arm busy"

@@ -256,6 +256,8 @@ class MeasurementSection(Section):
     """Windows are added until the half-width of the 95 % interval of every log ratio is below this."""
     tie_margin: Annotated[float, Field(ge=0, lt=1)] = _DEFAULT.tie_margin
     """A ratio within 1 ± this is a tie."""
+    profile_steps: Annotated[int, Field(ge=0)] = _DEFAULT.profile_steps
+    """For replayed kinds: runs of the step under a profiler, after each window of an arm of one engine."""
 
     @model_validator(mode="after")
     def _some_windows(self) -> MeasurementSection:

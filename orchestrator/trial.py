@@ -18,11 +18,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 Backend = Literal["vllm", "vllm-cpu", "simulated"]
-Kind = Literal["mixed", "prefill", "decode"]
+Kind = Literal["mixed", "prefill", "decode", "prefill-replay", "decode-replay"]
+Phase = Literal["mixed", "prefill", "decode"]
 Sharing = Literal["single", "timesliced", "mps"]
+
+# For a field that came later: at its default it is not part of an identity, so that older trials keep theirs.
+SINCE_THEN = {"identity": "unless default"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +82,34 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What each request asks for. `prefill` has one output token; `decode` has no prefill inside a window."""
+    """What each request asks for. `prefill` has one output token; `decode` has no prefill inside a window.
+
+    `prefill-replay` and `decode-replay` serve the same requests up to the first full step; a window of theirs runs
+    that one step over and over on the GPU, with no scheduler, no sampling and no client in the path.
+    """
 
     kind: Kind
     prompt_tokens: int
     output_tokens: int
     seed: int = 0
+
+    @property
+    def phase(self) -> Phase:
+        """What the steps do, served or replayed."""
+        return phase_of(self.kind)
+
+    @property
+    def replayed(self) -> bool:
+        return self.kind != self.phase
+
+
+def phase_of(kind: str) -> Phase:
+    """`prefill` of `prefill-replay`; any other kind is its own phase.
+
+    >>> phase_of("decode-replay")
+    'decode'
+    """
+    return cast(Phase, kind.removesuffix("-replay"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +122,7 @@ class Measurement:
     interval_target: stop adding windows once the half-width of the within-repeat 95 % interval of every
         candidate's log ratio is below this.
     tie_margin: a ratio within 1 ± this is a tie.
+    profile_steps: after each replayed window of an arm of one engine, run its step so many times under a profiler.
     """
 
     window_s: float = 4.0
@@ -104,6 +131,7 @@ class Measurement:
     max_windows: int = 8
     interval_target: float = 0.02
     tie_margin: float = 0.03
+    profile_steps: int = field(default=0, metadata=SINCE_THEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +142,6 @@ class Cell:
     model: str
     workload: Workload
     concurrency: int
-
-
-# For a field that came later: at its default it is not part of an identity, so that older trials keep theirs.
-SINCE_THEN = {"identity": "unless default"}
 
 
 @dataclass(frozen=True)  # without slots: the id is kept beside the fields, once computed

@@ -85,17 +85,35 @@ def _failed_requests(order: WindowOrder, seen: Observation, planned: Planned) ->
     return Finding(failed == 0, f"{failed} requests failed")
 
 
+def _replayed(order: WindowOrder, seen: Observation, planned: Planned) -> Finding:
+    """A replayed window ran one full step: of every client, or of as many prompt tokens as a step takes."""
+    if not order.workload.replayed:
+        return Finding(True, "served, not replayed")
+    steps = [engine.replayed for engine in seen.engines]
+    if not all(steps):
+        return Finding(None, "replayed steps: unknown")
+    saw = " and ".join(
+        f"{step.tokens} tokens of {step.sequences} sequences as a {step.launched}" for step in steps if step
+    )
+    for engine, step in zip(seen.engines, steps, strict=True):
+        if step is None or (planned.backend == "vllm" and step.launched != "graph"):
+            return Finding(False, f"{saw}: a host that launches kernels is in the path")
+        if order.workload.phase == "decode" and not step.tokens == step.sequences == engine.clients:
+            return Finding(False, f"{saw}, for {engine.clients} clients of engine {engine.engine}")
+    return Finding(True, saw)
+
+
 def _completions(order: WindowOrder, seen: Observation, planned: Planned) -> Finding:
     done = sum(engine.requests_completed for engine in seen.engines)
     wanted = planned.min_completions
     if wanted is None:
-        wanted = 0 if order.workload.kind == "decode" else round(COMPLETIONS_PER_CLIENT * order.concurrency)
+        wanted = 0 if order.workload.phase == "decode" else round(COMPLETIONS_PER_CLIENT * order.concurrency)
     return Finding(done >= wanted, f"{done} requests completed, at least {wanted} wanted")
 
 
 def _decode_only(order: WindowOrder, seen: Observation, planned: Planned) -> Finding:
     """A decode window has no prefill in it: no prompt was finished, and no request ended, which brings the next one."""
-    if order.workload.kind != "decode":
+    if order.workload.phase != "decode":
         return Finding(True, f"kind {order.workload.kind}: prefill belongs to it")
     # Simulated requests start with their KV filled: one that ends brings no prefill.
     ended = 0 if planned.backend == "simulated" else sum(engine.requests_completed for engine in seen.engines)
@@ -147,7 +165,7 @@ def _waiting(order: WindowOrder, seen: Observation, planned: Planned) -> Finding
     too_many = [engine for engine in seen.engines if not _passing(engine)]
     if not too_many:
         return Finding(True, saw)
-    if order.workload.kind == "decode":
+    if order.workload.phase == "decode":
         return Finding(False, f"{saw}, with nothing to prefill")
     for engine in too_many:
         if engine.kv_usage_max is None or engine.running_mean is None:
@@ -251,16 +269,31 @@ def _each_mib(sizes: list[int]) -> str:
     return " and ".join(f"{size / MIB:.1f}" for size in sizes)
 
 
-CHECKS: Mapping[str, Callable[[WindowOrder, Observation, Planned], Finding]] = {
+Check = Callable[[WindowOrder, Observation, Planned], Finding]
+
+
+def _served(check: Check) -> Check:
+    """`check` where requests are served: in a replayed window none moves, and there is nothing to see."""
+
+    def judged(order: WindowOrder, seen: Observation, planned: Planned) -> Finding:
+        if order.workload.replayed:
+            return Finding(True, "one step is replayed: no request is served")
+        return check(order, seen, planned)
+
+    return judged
+
+
+CHECKS: Mapping[str, Check] = {
     "engines": _engines,
     "length": _length,
     "tokens": _tokens,
     "failed_requests": _failed_requests,
-    "completions": _completions,
-    "decode_only": _decode_only,
+    "replayed_step": _replayed,
+    "completions": _served(_completions),
+    "decode_only": _served(_decode_only),
     "in_flight": _in_flight,
-    "little": _little,
-    "waiting": _waiting,
+    "little": _served(_little),
+    "waiting": _served(_waiting),
     "preemptions": _preemptions,
     "prefix_cache": _prefix_cache,
     "kv_bytes": _kv_bytes,

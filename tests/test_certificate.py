@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from orchestrator.certificate import MAY_BE_UNKNOWN, Planned, certify
-from orchestrator.observation import Attachment, EngineFacts, GpuFacts, Observation, WindowOrder
+from orchestrator.observation import Attachment, EngineFacts, GpuFacts, Observation, ReplayedStep, WindowOrder
 from orchestrator.trial import Arm, Mps, Single, TimeSliced, Workload
 from orchestrator.validity import CHECKS
 
@@ -100,6 +100,30 @@ def failed_checks(seen: Observation, asked: WindowOrder | None = None, planned: 
 @pytest.mark.parametrize("arm", [SINGLE, SLICED_PAIR, MPS_PAIR])
 def test_a_sound_window_is_certified(arm: Arm) -> None:
     assert failed_checks(sound(arm), order(arm)) == []
+
+
+def replayed(
+    kind: str, arm: Arm = MPS_PAIR, tokens: int = 32, sequences: int = 32, launched: str = "graph"
+) -> list[str]:
+    """What is wrong with a window in which each engine ran such a step, and no request moved."""
+    seen = sound(arm)
+    step = ReplayedStep(tokens, sequences, launched)
+    engines = tuple(
+        replace(engine, replayed=step, requests_completed=0, running_mean=None, waiting_mean=None, kv_usage_max=None)
+        for engine in seen.engines
+    )
+    return failed_checks(replace(seen, engines=engines, requests=seen.requests.clear()), order(arm, kind=kind))
+
+
+def test_a_replayed_window_is_held_to_its_step_and_not_to_requests() -> None:
+    assert replayed("decode-replay") == replayed("prefill-replay", tokens=8000) == []
+    assert replayed("decode-replay", SINGLE, 64, 64) == []
+    assert replayed("decode-replay", tokens=31, sequences=31) == ["replayed_step"]  # a client is missing
+    assert replayed("decode-replay", tokens=40) == ["replayed_step"]  # a prefill is in it
+    assert replayed("decode-replay", launched="call") == ["replayed_step"]  # by a host, kernel by kernel
+    assert failed_checks(sound(), order(kind="decode-replay")) == ["replayed_step"]  # nobody said what was run
+    # The same window held against an order that is served: nothing was.
+    assert set(replayed("mixed")) >= {"completions", "waiting"}
 
 
 FAULTS: dict[str, tuple[Callable[[Observation], Observation], str]] = {

@@ -283,6 +283,8 @@ def test_what_came_later_is_part_of_an_identity_only_where_it_says_something() -
     alone = replace(GOLDEN, alone="mps2")
     assert canonical_json(alone) != canonical_json(GOLDEN) and '"alone":"mps2"' in canonical_json(alone)
     assert "alone" not in canonical_json(GOLDEN)
+    profiled = replace(GOLDEN, measurement=replace(GOLDEN.measurement, profile_steps=3))
+    assert '"profile_steps":3' in canonical_json(profiled) and "profile_steps" not in canonical_json(GOLDEN)
 
 
 def test_arms_are_measured_alone_in_turn_in_the_longest_cell() -> None:

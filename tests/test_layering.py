@@ -15,12 +15,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("workloads", "orchestrator", "dashboards")
 
-# The engine's process, what runs inside EngineCore, the process that imports vLLM once and forks engines, the target
-# that drives one, the plugin that vLLM loads and the models that it makes known.
+# The engine's process, what runs inside EngineCore (a probe, and steps that are replayed and profiled), the process
+# that imports vLLM once and forks engines, the target that drives one, the plugin that vLLM loads and the models that
+# it makes known.
 ENGINE_SIDE = {
     "orchestrator.engine_main",
     "orchestrator.engine_probe",
     "orchestrator.nursery_main",
+    "orchestrator.step_profile",
+    "orchestrator.step_replay",
     "workloads.ablation_models",
     "workloads.engine_plugin",
     "workloads.vllm_target",

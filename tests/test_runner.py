@@ -220,8 +220,24 @@ def test_a_prefill_workload_is_judged_by_its_prompt_tokens():
     # Prompt tokens are four times the output tokens here; a rate of zero output tokens would be no rate at all.
     (done,) = run(Script(), repeat_of(kind="prefill"))
     assert {trial.tokens_per_s for trial in done.summaries} == {4000.0}
+    (done,) = run(Script(), repeat_of(kind="prefill-replay"))
+    assert {trial.tokens_per_s for trial in done.summaries} == {4000.0}
     (done,) = run(Script(), repeat_of())
     assert {trial.tokens_per_s for trial in done.summaries} == {1000.0}
+
+
+@pytest.mark.parametrize("kind", ["prefill-replay", "decode-replay"])
+def test_a_replayed_step_needs_no_look_and_no_longer_windows(kind):
+    """No request has to end in a window of it; arms of one engine are profiled where that is asked for."""
+    script = Script(lambda arm, number: 1.0)
+    run(script, repeat_of(kind=kind, profile_steps=3))
+    assert not any(order.pilot for order in script.orders)
+    assert {(order.window_s, order.warmup_s) for order in script.orders} == {(4.0, 2.0)}
+    assert {(order.arm.name, order.profile_steps) for order in script.orders} == {
+        ("single", 3),
+        ("sliced2", 0),
+        ("mps2", 0),
+    }
 
 
 def test_a_window_that_is_not_certified_does_not_count_towards_enough():

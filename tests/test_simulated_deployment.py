@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from orchestrator.certificate import certify, planned_for
 from orchestrator.errors import BootError, EngineCrashed, MpsFault, SpecError
 from orchestrator.gpus import KINDS
 from orchestrator.observation import Observation, WindowOrder
@@ -57,7 +58,8 @@ def test_tokens_are_conserved_between_requests_samples_and_window(work, arm):
     # A request within the window gives it all of its tokens; one that crosses its start gives a part, at least one.
     least = int(inside["output_tokens"].sum()) + crossing.height
     assert least <= seen.output_tokens <= int(inside["output_tokens"].sum() + crossing["output_tokens"].sum())
-    assert seen.prompt_tokens == inside.height * work.prompt_tokens
+    # In decode the KV of a request is there from its beginning.
+    assert seen.prompt_tokens == (0 if work.kind == "decode" else inside.height * work.prompt_tokens)
     finished = rows.filter((pl.col("status") == "ok") & (pl.col("last_token_ns") >= seen.start_ns))
     assert sum(engine.requests_completed for engine in seen.engines) == finished.height > 0
 
@@ -143,6 +145,28 @@ def test_a_planted_gain_comes_back(work, gain):
     assert tokens_per_s(sliced) == tokens_per_s(single)
     assert len(mps.engines) == 2 and sum(engine.clients for engine in mps.engines) == 256
     assert sum(engine.in_flight_mean for engine in mps.engines) == pytest.approx(256, rel=0.001)
+
+
+@pytest.mark.parametrize("phase", ["decode", "prefill"])
+def test_a_replayed_step_is_served_by_a_host_that_takes_no_time(phase):
+    """A small model hangs on its host: without one it is faster, and its GPU is never idle."""
+    served, replayed = (
+        look(block_of(Workload(kind, 128, 1 if phase == "prefill" else 4096), concurrency=32), SINGLE)[0]
+        for kind in (phase, f"{phase}-replay")
+    )
+    rate = {"decode": tokens_per_s, "prefill": lambda seen: seen.prompt_tokens / seen.duration_s}[phase]
+    assert rate(replayed) > 1.2 * rate(served)
+    assert replayed.gpu.gpu_active_share > 0.99 > served.gpu.gpu_active_share
+
+
+@pytest.mark.parametrize("kind", ["decode", "decode-replay", "prefill-replay"])
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
+def test_windows_of_one_phase_are_certified(kind, arm):
+    block = block_of(Workload(kind, 128, 1 if kind == "prefill-replay" else 4096), concurrency=32)
+    with open_deployment(block, block.arms, None) as deployment:
+        order = order_of(block, arm)
+        planned = planned_for(block.repeats[0], deployment.boots[arm.name])
+        assert certify(order, deployment.measure(order), planned).failures == ()
 
 
 def test_planting_nothing_leaves_the_physics_on():

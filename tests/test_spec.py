@@ -183,6 +183,13 @@ BAD = {
     "max below the default min": [
         ("max_windows: 6", "max_windows: 2", "21: measurement.max_windows: min_windows (4) is above max_windows (2)")
     ],
+    "profile of what is not replayed": [
+        (
+            "max_windows: 6",
+            "profile_steps: 2",
+            "21: measurement.profile_steps: only replayed steps are profiled: no cell is of a kind ending in -replay",
+        )
+    ],
     "window of no length": [("window_s: 4", "window_s: 0", "21: measurement.window_s: must be above 0, not 0")],
     "no repeats": [("repeats: 3", "repeats: 0", "20: repeats: must be at least 1, not 0")],
     "endless repeats": [("repeats: 3", "repeats: 1000001", "20: repeats: must be at most 1000, not 1000001")],

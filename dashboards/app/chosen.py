@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import polars as pl
 
@@ -12,7 +12,9 @@ from dashboards import answer, cells
 from dashboards.app.selection import Selection
 from dashboards.app.site import Place, Snapshot
 from dashboards.world import HEADLINE
+from orchestrator.trial import Kind
 
+KINDS: tuple[str, ...] = get_args(Kind)
 VIEWS = {
     "equal_total": "equal total",
     "per_engine": "per engine",
@@ -77,7 +79,7 @@ class Chosen:
     @cached_property
     def kinds(self) -> list[str]:
         assert self.place is not None
-        return sorted(set(self.place.world.trials["kind"]), key=("mixed", "decode", "prefill").index)
+        return sorted(set(self.place.world.trials["kind"]), key=KINDS.index)
 
     @property
     def kind(self) -> str:

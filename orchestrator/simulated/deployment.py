@@ -123,7 +123,7 @@ class SimulatedDeployment:
         rng = generator("window", boot.seed, order.seed, work, order.concurrency, order.pilot)
         speed = boot.noise.window_speed(self._drift_s(order), rng)
         count = 1 if planted else arm.engines
-        host = boot.host if planted else boot.host.scaled(1 / speed)
+        host = boot.host if planted else boot.host.scaled(0.0 if work.replayed else 1 / speed)
         engines = [
             Engine(boot.settings, boot.costs, host, work, 1 / speed, boot.noise.step_jitter(rng)) for _ in range(count)
         ]
@@ -161,7 +161,8 @@ class SimulatedDeployment:
             duration_s=order.window_s,
             warmup_s=window.from_s * window.scale,
             output_tokens=int(tokens_by_second(requests, window).sum()),
-            prompt_tokens=prompt_tokens(requests, window),
+            # In decode the KV of a request is there from its beginning: its prompt is nobody's work.
+            prompt_tokens=0 if order.workload.phase == "decode" else prompt_tokens(requests, window),
             requests=requests_frame(requests, window),
             samples=readings.samples_frame(run, logs, requests, window, self.gpu),
             engines=readings.engine_facts(logs, requests, window, order.concurrency, boot.facts.kv_bytes_per_engine),
@@ -250,7 +251,7 @@ def _deployment_seed(block: Block) -> str:
     """Names the boots of a block, and not what is left to measure in it: a sweep that was interrupted comes out as one
     that was not."""
     first = block.repeats[0]
-    decode = first.cell.workload.kind == "decode"
+    decode = first.cell.workload.phase == "decode"
     return fingerprint(
         [block.gpu_kind, block.model, block.engine_args, block.residency, decode, first.number, first.seed]
     )

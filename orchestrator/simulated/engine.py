@@ -198,8 +198,8 @@ class Engine:
         work = self.workload
         prompts = math.ceil(clients * work.prompt_tokens / work.output_tokens)
         room = max(1, self.settings.max_num_batched_tokens - clients)
-        chunks = () if work.kind == "decode" else ((min(prompts, room), 0),)
-        decoding = clients if work.output_tokens > 1 or work.kind == "decode" else 0
+        chunks = () if work.phase == "decode" else ((min(prompts, room), 0),)
+        decoding = clients if work.output_tokens > 1 or work.phase == "decode" else 0
         cost = self.costs.of(decoding, decoding * (work.prompt_tokens + work.output_tokens // 2), chunks)
         host_s = self.host.step_s + self.host.sequence_s * (decoding + len(chunks))
         return max(host_s, cost.seconds) if self.settings.async_scheduling else host_s + cost.seconds
@@ -212,7 +212,7 @@ class Engine:
         with room for all of its tokens, so nothing is ever preempted.
         """
         settings, step, waiting, partial = self.settings, len(self.steps), self._waiting, self._partial
-        prompt, decodes_only = self.workload.prompt_tokens, self.workload.kind == "decode"
+        prompt, decodes_only = self.workload.prompt_tokens, self.workload.phase == "decode"
         budget = settings.max_num_batched_tokens - self._decoding
         chunks: list[tuple[int, int]] = []
         prompts = new = made = joining = 0
@@ -266,7 +266,7 @@ class Engine:
         for request in ending or ():
             self._running -= 1
             self._kv_tokens -= prompt + request.output_tokens
-            if request.output_tokens > 1 or self.workload.kind == "decode":
+            if request.output_tokens > 1 or self.workload.phase == "decode":
                 self._decoding -= 1
                 self._context -= prompt + request.output_tokens
         self._decoding += joining

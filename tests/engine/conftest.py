@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.deployment import EngineDeployment, open_deployment
 from orchestrator.expand import LOAD_FORMATS
-from orchestrator.host import host_nursery
+from orchestrator.host import host_nursery, settle_worker
 from orchestrator.nursery import Nursery
 from orchestrator.plan import Block, plan
+from orchestrator.process import ProcessIdentity, descendants, wait_gone
 from orchestrator.target import CPU_HOST
 from orchestrator.trial import Arm, Cell, Measurement, Repeat, Single, TimeSliced, Workload
 
@@ -48,6 +52,7 @@ ENGINE_ARGS = {
 }
 SINGLE = Arm("single", Single(), pinned=False)
 PAIR = Arm("timesliced2", TimeSliced(2), pinned=False)
+DECODE = Workload("decode", 64, 16)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -89,3 +94,27 @@ def block_of(model: Path, work: Workload, arms: tuple[Arm, ...], concurrency: in
     cell = Cell("cpu", str(model), work, concurrency)
     (block,) = plan([Repeat("vllm-cpu", cell, arms, ENGINE_ARGS, measurement, 0, 11)], CPU_HOST).blocks
     return block
+
+
+@pytest.fixture(scope="session")
+def decode_block(model: Path) -> Block:
+    """Sized for decode, which leaves room for everything else that is asked of the same engines."""
+    return block_of(model, DECODE, (SINGLE, PAIR))
+
+
+@pytest.fixture(scope="session")
+def deployment(decode_block: Block, births: Nursery) -> Iterator[EngineDeployment]:
+    """Three engines side by side; when it closes, none of their processes and no folder is left.
+
+    They have one thing more than those of a sweep: each step that is replayed is held against what it computed before.
+    """
+    before = descendants([ProcessIdentity.of(os.getpid())])
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setattr("orchestrator.engine_settings.PROBE", "tests.engine.replayed_logits.ReplayedLogits")
+        opened = open_deployment(decode_block, decode_block.arms, settle_worker(), births)
+        deployment = stack.enter_context(opened)
+        engines = descendants([ProcessIdentity.of(os.getpid())]) - before
+        assert len(engines) >= 6  # a frontend and an EngineCore each
+        yield deployment
+    assert not wait_gone(engines, 0)
+    assert not list(Path(tempfile.gettempdir()).glob(f"mpscape-{decode_block.block_id[:8]}-*"))

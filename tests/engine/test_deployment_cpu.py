@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,39 +17,18 @@ import polars as pl
 import pytest
 
 from orchestrator.certificate import certify, planned_for
-from orchestrator.deployment import EngineDeployment, open_deployment
-from orchestrator.host import settle_worker
-from orchestrator.nursery import Nursery
+from orchestrator.deployment import EngineDeployment
 from orchestrator.observation import WindowOrder
 from orchestrator.plan import Block
 from orchestrator.process import ProcessIdentity, carrying, descendants, wait_gone
 from orchestrator.runner import BlockContext, DoneRepeat, run_block
 from orchestrator.trial import Workload
-from tests.engine.conftest import ENGINE_ARGS, PAIR, SINGLE, block_of
+from tests.engine.conftest import DECODE, ENGINE_ARGS, PAIR, SINGLE, block_of
 
 ROOT = Path(__file__).parent.parent.parent
 MIXED = Workload("mixed", 64, 16)
-DECODE = Workload("decode", 64, 16)
 MARK = "MPSCAPE_TEST_MARK"
 GONE_LIMIT_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def decode_block(model: Path) -> Block:
-    """Sized for decode, which leaves room for everything else that is asked of the same engines."""
-    return block_of(model, DECODE, (SINGLE, PAIR))
-
-
-@pytest.fixture(scope="module")
-def deployment(decode_block: Block, births: Nursery) -> Iterator[EngineDeployment]:
-    """Three engines side by side; when it closes, none of their processes and no folder is left."""
-    before = descendants([ProcessIdentity.of(os.getpid())])
-    with open_deployment(decode_block, decode_block.arms, settle_worker(), births) as deployment:
-        engines = descendants([ProcessIdentity.of(os.getpid())]) - before
-        assert len(engines) >= 6  # a frontend and an EngineCore each
-        yield deployment
-    assert not wait_gone(engines, 0)
-    assert not list(Path(tempfile.gettempdir()).glob(f"mpscape-{decode_block.block_id[:8]}-*"))
 
 
 @pytest.fixture(scope="module")

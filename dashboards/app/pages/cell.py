@@ -16,6 +16,7 @@ from dashboards.certificate_table import certificate_checks
 from dashboards.latency_distribution import latencies as latencies_of
 from dashboards.latency_distribution import quantiles
 from dashboards.telemetry import readings
+from orchestrator.trial import phase_of
 
 PATH = "/"
 # Figures of a cell stand two side by side where there is room.
@@ -78,7 +79,7 @@ def figure_blocks(chosen: Chosen) -> list[Block]:
     measured = chosen.in_cell(world.measured)
     ladder = world.measured.filter(**{name: value for name, value in cell.items() if name != "concurrency"})
     key = " ".join(map(str, cell.values()))
-    latency = "e2e_p50_s" if cell["kind"] == "prefill" else "tpot_p50_s"
+    latency = "e2e_p50_s" if phase_of(cell["kind"]) == "prefill" else "tpot_p50_s"
     return [
         Panel(
             "cell-tradeoff",

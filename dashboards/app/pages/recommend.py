@@ -13,6 +13,7 @@ from dashboards.app.chosen import Chosen, models
 from dashboards.app.panel import Block, Panel
 from dashboards.recipe import recipe
 from dashboards.recommendation import LIMITS, advise
+from orchestrator.trial import phase_of
 
 PATH = "/recommend"
 
@@ -80,7 +81,7 @@ def blocks(chosen: Chosen) -> list[Block]:
         ),
         Panel(
             "options",
-            figures.throughput_over_latency(rows, "e2e_p50_s" if chosen.kind == "prefill" else "tpot_p50_s"),
+            figures.throughput_over_latency(rows, "e2e_p50_s" if phase_of(chosen.kind) == "prefill" else "tpot_p50_s"),
             advice.options,
             "Every arm at every concurrency that was measured.",
             460,
