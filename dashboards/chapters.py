@@ -11,6 +11,7 @@ import polars as pl
 from dashboards import answer, cells, figures, health, provenance_table, theme, verdict_map
 from dashboards.cell_chapter import cell_chapter, certificates, host_chapter, view_chapter
 from dashboards.columns import CELL_COLUMNS, PAIR_COLUMNS
+from dashboards.half_chapter import half_chapter
 from dashboards.page import Page
 from dashboards.table import csv_link, pairs, table
 from dashboards.world import World
@@ -54,6 +55,7 @@ def chapters(page: Page, world: World, store: ResultStore, prefix: str) -> None:
     if len(world.verdicts):
         _maps(page, world, prefix)
         _gains(page, world, prefix)
+        half_chapter(page, world, store, prefix)
     if len(world.measured):
         _latency(page, world, prefix)
         _why(page, world, prefix)

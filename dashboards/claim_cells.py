@@ -15,6 +15,7 @@ from orchestrator.points import cell_of, points
 from orchestrator.sequential import ALPHA, MIN_BOOTS
 from orchestrator.spec import SWEEPS, load_spec
 from orchestrator.student import quantile
+from workloads.variants import split
 
 KEY = ["model", "kind", "prompt_tokens", "output_tokens", "concurrency"]
 
@@ -35,13 +36,15 @@ class Cell:
 
     @property
     def size(self) -> str:
-        return self.model.rsplit("-", 1)[-1]
+        model, variant = split(self.model)
+        return model.rsplit("-", 1)[-1] + (f" {variant}" if variant else "")
 
     @property
     def load(self) -> str:
         """What tells it from the usual mix of 128 output tokens; empty for that."""
-        usual = self.kind == "mixed" and self.output_tokens == 128
-        return "" if usual else " prefill" if self.kind == "prefill" else f" with {self.output_tokens} out"
+        if self.kind == "mixed":
+            return "" if self.output_tokens == 128 else f" with {self.output_tokens} out"
+        return f" {self.kind.replace('-replay', ' replayed')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def planned(sweep: str) -> tuple[Cell, ...]:
     found = []
     for point in points(spec.sweep, spec.workload):
         cell = cell_of(point.values, spec.gpu, spec.workload.seed)
-        billions = float(cell.model.rsplit("-", 1)[-1].removesuffix("B"))
+        billions = float(split(cell.model)[0].rsplit("-", 1)[-1].removesuffix("B"))
         work = cell.workload
         found.append(Cell(billions, cell.model, work.kind, work.output_tokens, work.prompt_tokens, cell.concurrency))
     return tuple(sorted(found))

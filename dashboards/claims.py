@@ -1,8 +1,9 @@
-"""The published study's claims about landscapes, judged from a measured store by rules that were fixed beforehand.
+"""The published study's claims, judged from a measured store by rules that were fixed beforehand.
 
 Each claim is judged from the cells of its own sweep alone, with the numbers of clients of the sweep's file: C1 to C4,
-C15, C16 and C17 from `scaling-landscape`, C5 and C6 from the cells of kind prefill in `prefill-landscape`, C18 from
-both. Gain is throughput of mps2 over single at equal total concurrency.
+C15, C16 and C17 from `scaling-landscape`, C5 and C6 from the cells of kind prefill in `prefill-landscape`, C7 to C10
+from the ablations (`dashboards/ablation_claims.py`), C18 from both landscapes. Gain is throughput of mps2 over single
+at equal total concurrency.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from statistics import fmean, median
 
 import polars as pl
 
+from dashboards.ablation_claims import ablation_findings
 from dashboards.claim_cells import Cell, Reading, Truth, boot_means, places, ratios, shares
 from dashboards.claim_rules import (
     Finding,
@@ -46,11 +48,13 @@ class Claim:
     reason: str
 
 
-def claims(verdicts: pl.DataFrame, trials: pl.DataFrame, windows: pl.DataFrame) -> tuple[Claim, ...]:
+def claims(
+    verdicts: pl.DataFrame, trials: pl.DataFrame, windows: pl.DataFrame, parts: pl.DataFrame
+) -> tuple[Claim, ...]:
     """The claims in the study's order.
 
-    verdicts: rows of `verdicts.judge`; trials, windows: tables of `records`. Other sweeps' rows are left alone, and so
-    are predictions (backend `simulated`). Raises SpecError where a sweep file of the two cannot be read.
+    verdicts: rows of `verdicts.judge`; trials, windows: tables of `records`; parts: of `step_parts`. Other sweeps' rows
+    are left alone, and so are predictions (backend `simulated`). Raises SpecError where a sweep file cannot be read.
     """
     mixed = ratios(verdicts, MIXED, "mps2", "single")
     prefill = ratios(verdicts, PREFILL, "mps2", "single")
@@ -67,6 +71,7 @@ def claims(verdicts: pl.DataFrame, trials: pl.DataFrame, windows: pl.DataFrame) 
             "prefill at 3B: falls with context and ends in a loss; above: no gain",
             _beside(_large_prefill, only, mostly),
         ),
+        **ablation_findings(verdicts, parts),
         "C15": ("no gain to be had beyond the sweet spot", _beyond(mixed)),
         "C16": ("significant gain up to 3B under 2k context", _sweet_spot(mixed)),
         "C17": ("small models leave compute and bandwidth idle", _idle(boots[MIXED])),
@@ -78,11 +83,11 @@ def claims(verdicts: pl.DataFrame, trials: pl.DataFrame, windows: pl.DataFrame) 
     )
 
 
-def claims_table(verdicts: pl.DataFrame, trials: pl.DataFrame, windows: pl.DataFrame) -> str:
+def claims_table(verdicts: pl.DataFrame, trials: pl.DataFrame, windows: pl.DataFrame, parts: pl.DataFrame) -> str:
     """As `claims`, as Markdown."""
     rows = [
         [cell.replace("|", "/") for cell in (each.id, each.claim, each.outcome, each.figures, each.reason or "-")]
-        for each in claims(verdicts, trials, windows)
+        for each in claims(verdicts, trials, windows, parts)
     ]
     return table(("claim", "in short", "outcome", "what was measured", "why"), rows)
 

@@ -6,6 +6,7 @@ from dashboards.agreement import agreement_figure
 from dashboards.busy_bars import busy_bars
 from dashboards.explanation import activity, bound_by
 from dashboards.gain_curves import gain_over_context
+from dashboards.half_figures import halves_gain, step_bars
 from dashboards.health import certificates, outcomes
 from dashboards.host_overhead import graph_modes, host_counters, rate_over_core_speed
 from dashboards.latency_curves import latency_ratios, throughput_over_latency
@@ -24,6 +25,7 @@ __all__ = [
     "certificates",
     "gain_over_context",
     "graph_modes",
+    "halves_gain",
     "host_counters",
     "latency_distribution",
     "latency_ratios",
@@ -31,6 +33,7 @@ __all__ = [
     "progress_curve",
     "rate_over_core_speed",
     "ratio_forest",
+    "step_bars",
     "telemetry",
     "throughput_over_latency",
     "verdict_map",

@@ -19,8 +19,11 @@ from pathlib import Path
 import polars as pl
 
 from dashboards import cells
+from dashboards.ablation import SWEEPS as ABLATIONS
+from dashboards.ablation_tables import ablation_table, part_table, resource_table
 from dashboards.claims import claims_table
 from dashboards.findings_prose import (
+    ABLATION_NOTE,
     AGAIN_NOTE,
     ALARM_NOTE,
     CLAIM_NOTE,
@@ -30,8 +33,10 @@ from dashboards.findings_prose import (
     KILL_NOTE,
     LANDSCAPE_NOTE,
     NOISE_NOTE,
+    PART_NOTE,
     POWER_NOTE,
     RESIDENCY_NOTE,
+    RESOURCE_NOTE,
     SPEED_NOTE,
     TAIL,
     UNTUNED_NOTE,
@@ -57,6 +62,7 @@ from dashboards.repeat_tables import (
     residency_table,
     side_by_side,
 )
+from dashboards.step_parts import step_parts
 from orchestrator.equivalence import residency
 from orchestrator.errors import MpscapeError
 from orchestrator.store import ResultStore
@@ -85,6 +91,7 @@ def page(
     # Means over the contexts of a landscape say nothing; its own table has them by cell.
     others = windows.filter(~pl.col("sweep").is_in(LANDSCAPES))
     verdicts = planned_verdicts(store)
+    parts = step_parts(trials, store.read("samples", sorted(set(ABLATIONS.values()) & set(store.sweeps()))))
     (sweep,) = again.sweeps()
     return "\n".join(
         [
@@ -97,11 +104,15 @@ def page(
             verdict_table(verdicts),
             "\n## The published claims\n",
             CLAIM_NOTE,
-            claims_table(verdicts, trials, rows),
+            claims_table(verdicts, trials, rows, parts),
             UNTUNED_NOTE,
             "\n## The scaling landscape\n",
             LANDSCAPE_NOTE,
             landscape_table(verdicts, trials, rows),
+            "\n## Halves of a model\n",
+            ABLATION_NOTE,
+            ablation_table(verdicts, parts),
+            *([] if parts.is_empty() else [PART_NOTE, part_table(parts), RESOURCE_NOTE, resource_table(parts)]),
             f"\n## `{sweep}` again, on two other GPUs at once\n",
             AGAIN_NOTE.format(side_by_side=side_by_side(again, sweep), spent=time_spent(again)),
             again_table(verdicts.filter(sweep=sweep), planned_verdicts(again)),

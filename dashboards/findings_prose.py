@@ -20,8 +20,9 @@ CLAIM_NOTE = """The Databricks article on scaling small LLMs with NVIDIA MPS cla
 ours. `reproduced`: every cell that the claim names was measured in three boots or more, and meets the rule with its
 whole 95 % interval. `not reproduced`: the interval of one such cell or more lies wholly on the other side. `undecided`:
 all else. Every interval stands for itself, so of many cells one may contradict a claim by chance; they are named. C5
-and C6 are judged by the cells of `prefill-landscape` with one output token, C18 by all cells of both landscapes, all
-others by `scaling-landscape` alone. The gain is mps2 / single at equal total concurrency. A cell counts only with the
+and C6 are judged by the cells of `prefill-landscape` with one output token, C7 to C10 by the replayed steps of
+`ablation-decode-replay` and `ablation-prefill-replay`, C18 by all cells of both landscapes, all others by
+`scaling-landscape` alone. The gain is mps2 / single at equal total concurrency. A cell counts only with the
 clients of the sweep file, and with no ground against its verdict (`docs/method.md`).
 
 This is not the study's setup: that had an H100 and left open its engine, its clients, the placement of processes and
@@ -29,9 +30,10 @@ its repeats. Here are an H200, which has more memory and bandwidth, the vLLM ver
 arm without MPS, and as many clients in each cell as the sweep file's rule gives. The rules' bounds were fixed before
 anything was measured; what they left open was settled with part of the landscape measured: C2, how cells' uncertainty
 enters (`dashboards/context_fit.py`), errors being root mean squares of the gain at cells left out; C4, the loss in the
-end is looked for above 2,048 tokens; C6, the slope, too, has to be below zero with its interval; C17, each cell has to
-meet the rule, where a GPU that waits for its host reads as idle, too (see the next table); C18, the study gives no
-threshold, so the whole rule is ours.
+end is looked for above 2,048 tokens; C6, the slope, too, has to be below zero with its interval; C7, a resource binds a
+kernel that gets half or more of its peak; C8, the smallest model in every cell, decode and prefill alike; C9,
+attention's gain over the full model's in every cell; C17, each cell has to meet the rule, where a GPU that waits for
+its host reads as idle, too (see the next table); C18, the study gives no threshold, so the whole rule is ours.
 """
 
 UNTUNED_NOTE = """
@@ -44,6 +46,23 @@ the gain, and was not run yet: until then a gain at 512 tokens and beyond is one
 LANDSCAPE_NOTE = """Ratios of throughput with 95 % intervals over boots, and the verdict. The gain is the product of
 host parallelism and kernel overlap. Where `engine_core` bounds the single engine, the GPU waits for the host, and a
 second process helps without MPS, too. Counters and bounds are those of certified windows.
+"""
+
+ABLATION_NOTE = """Attention alone and the MLP alone are the model with the other half of every layer taken out
+(`docs/engine.md`). Gains are mps2 / single of replayed steps, with no scheduler and no client in the path; overlap is
+mps2 / timesliced2. Expected is what the full model would gain if each half gained in it what it gains alone: the
+published study's weighted mean of gains, and beside it the harmonic mean by which times compose, which is never larger.
+Intervals are 95 %, carried through as those of independent boots.
+"""
+
+PART_NOTE = """
+Where the time of a step goes, single engine, from a profile of its kernels; what the kernels leave of the replayed step
+lies between them.
+"""
+
+RESOURCE_NOTE = """
+What both halves of the layers need by the arithmetic of the model catalogue, beside the time that their kernels took:
+the attention kernel alone, and the two products of the MLP.
 """
 
 AGAIN_NOTE = """The same file, through one `ray job submit` on a host with two GPUs, each with half of the host's cores:

@@ -116,7 +116,9 @@ def take_window(bench: Bench, order: WindowOrder) -> Observation:
     finally:
         _stop(bench, engines)
     seen = _observation(bench, order, engines, clients, answers, first, second, (began_ns, start_ns, end_ns), attached)
-    return replace(seen, samples=pl.concat([seen.samples, _core_speeds(engines), _profiles(engines, answers)]))
+    return replace(
+        seen, samples=pl.concat([seen.samples, _core_speeds(engines), _steps(engines, answers, order.window_s)])
+    )
 
 
 def split(concurrency: int, engines: int) -> list[int]:
@@ -339,13 +341,17 @@ def _core_speeds(engines: Sequence[Engine]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SAMPLE_COLUMNS, orient="row")
 
 
-def _profiles(engines: Sequence[Engine], answers: Sequence[tuple[dict[str, Any], bytes]]) -> pl.DataFrame:
-    """Seconds of a replayed step by part of the model, where they were asked for."""
-    rows = [
-        (time.monotonic_ns(), f"engine{engine.launch.index}.step", f"{part}_s", seconds)
-        for engine, (answer, _) in zip(engines, answers, strict=True)
-        for part, seconds in (answer.get("replay", {}).get("profile") or {}).items()
-    ]
+def _steps(engines: Sequence[Engine], answers: Sequence[tuple[dict[str, Any], bytes]], window_s: float) -> pl.DataFrame:
+    """Of each replayed step how long it took and what it held, and seconds by part where it was profiled."""
+    rows: list[tuple[int, str, str, float]] = []
+    at_ns = time.monotonic_ns()
+    for engine, (answer, _) in zip(engines, answers, strict=True):
+        replay = answer.get("replay")
+        if replay and replay["steps"]:
+            name = f"engine{engine.launch.index}"
+            facts = {"step_s": window_s / replay["steps"], "tokens": replay["tokens"], "sequences": replay["sequences"]}
+            rows += [(at_ns, f"{name}.step", fact, float(value)) for fact, value in facts.items()]
+            rows += [(at_ns, f"{name}.part", f"{part}_s", value) for part, value in (replay["profile"] or {}).items()]
     return pl.DataFrame(rows, schema=SAMPLE_COLUMNS, orient="row")
 
 

@@ -150,7 +150,7 @@ SAMPLES_COLUMNS: Columns = {
     "attempt_id": pl.String,
     "window_index": pl.Int64,
     "time_ns": pl.Int64,  # end of the interval that the reading covers
-    "source": pl.String,  # gpu | engine<i> | engine<i>.core | engine<i>.frontend | driver | cores
+    "source": pl.String,  # gpu | engine<i>, also .core, .frontend, .step, .part | driver | cores
     "metric": pl.String,  # output_tokens, sm_clock_mhz, power_w, sm_active_share, cpu_share, ...
     "value": pl.Float64,
 }

@@ -14,8 +14,9 @@ from dashboards.claim_cells import Cell, Reading, boot_means, places, planned, r
 from dashboards.claim_rules import every, some
 from dashboards.claims import MIXED, PREFILL, Claim, claims, claims_table
 from dashboards.landscape_tables import landscape_table
+from dashboards.step_parts import step_parts
 from orchestrator.decision import word
-from orchestrator.records import TRIALS, WINDOWS
+from orchestrator.records import SAMPLES, TRIALS, WINDOWS
 from orchestrator.verdicts import VERDICTS, judge
 from tests.planted import THREE_ARMS, frames
 
@@ -23,6 +24,7 @@ Gain = Callable[[Cell], float]
 Tables = tuple[pl.DataFrame, pl.DataFrame]
 COUNTERS = ("gpu_active_share", "sm_active_share", "tensor_active_share", "dram_active_share")
 NOTHING = (TRIALS.to_frame(), WINDOWS.to_frame())
+NO_PARTS = step_parts(TRIALS.to_frame(), SAMPLES.to_frame())
 
 
 def verdicts(
@@ -76,7 +78,7 @@ def _filled(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
 
 
 def judged(rows: pl.DataFrame, number: str, tables: Tables = NOTHING) -> Claim:
-    (claim,) = (each for each in claims(rows, *tables) if each.id == number)
+    (claim,) = (each for each in claims(rows, *tables, NO_PARTS) if each.id == number)
     return claim
 
 
@@ -136,12 +138,13 @@ def test_a_contradiction_stands_though_cells_are_missing() -> None:
         pl.col("model").str.ends_with("0.5B"), prompt_tokens=128
     )
     assert judged(one, "C1").outcome == "not reproduced"
-    assert {each.outcome for each in claims(one, *NOTHING) if each.id != "C1"} == {"undecided"}
+    assert {each.outcome for each in claims(one, *NOTHING, NO_PARTS) if each.id != "C1"} == {"undecided"}
 
 
 def test_cells_outside_the_rule_do_not_count() -> None:
     rows = changed(verdicts(gain=steep), "3B", 512, ci_low=0.5, ci_high=0.6)
-    assert {each.id: each.outcome for each in claims(rows, *NOTHING) if each.id in ("C1", "C4", "C15", "C16")} == {
+    found = {each.id: each.outcome for each in claims(rows, *NOTHING, NO_PARTS)}
+    assert {number: found[number] for number in ("C1", "C4", "C15", "C16")} == {
         "C1": "reproduced", "C4": "reproduced", "C15": "reproduced", "C16": "not reproduced"
     }  # fmt: skip
 
@@ -326,10 +329,10 @@ def test_the_landscape_in_order_without_other_sweeps_and_predictions() -> None:
 
 def test_the_table_has_every_claim_and_five_columns() -> None:
     lines = claims_table(
-        changed(verdicts(), "7B", 128, boots=3, p_value=None, reasons=["a 1 | 2"]), *NOTHING
+        changed(verdicts(), "7B", 128, boots=3, p_value=None, reasons=["a 1 | 2"]), *NOTHING, NO_PARTS
     ).splitlines()
     numbers = [line.split("|")[1].strip() for line in lines[2:]]
-    assert numbers == ["C1", "C2", "C3", "C4", "C5", "C6", "C15", "C16", "C17", "C18"]
+    assert numbers == [f"C{number}" for number in (*range(1, 11), *range(15, 19))]
     assert {len(re.findall(r"\|", line)) for line in lines} == {6}
 
 

@@ -80,7 +80,9 @@ def engines(*environments):
             child = subprocess.Popen(["sleep", "600"], env=environment)
             stack.callback(child.wait)
             stack.callback(child.kill)
-            while not ProcessIdentity.of(child.pid).environment():  # for a moment of an exec it can be read and is empty
+            while not ProcessIdentity.of(
+                child.pid
+            ).environment():  # for a moment of an exec it can be read and is empty
                 time.sleep(0.001)
             children.append(child)
         yield [child.pid for child in children]

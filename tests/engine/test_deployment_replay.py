@@ -100,7 +100,10 @@ def test_a_replay_computes_what_the_step_computed(work: Workload, deployment: En
     assert line["apart"] == [0.0] * 3
     replayed = seen.engines[0].replayed
     assert replayed is not None and (line["tokens"], line["sequences"]) == (replayed.tokens, replayed.sequences)
-    parts = {row["metric"]: row["value"] for row in seen.samples.filter(source="engine0.step").iter_rows(named=True)}
+    rows = {row["metric"]: row["value"] for row in seen.samples.filter(source="engine0.step").iter_rows(named=True)}
+    assert (rows["tokens"], rows["sequences"]) == (replayed.tokens, replayed.sequences)
+    assert rows["step_s"] * (seen.engines[0].steps or 0) == pytest.approx(seen.duration_s, rel=0.1)
+    parts = {row["metric"]: row["value"] for row in seen.samples.filter(source="engine0.part").iter_rows(named=True)}
     assert parts.keys() >= {"attention_s", "elementwise_s"} and all(seconds >= 0 for seconds in parts.values())
 
 

@@ -1,0 +1,57 @@
+"""The section of the report about halves of a model: what each gains, and where the time of a step goes."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+import polars as pl
+
+from dashboards import answer, cells, figures
+from dashboards.page import Page
+from dashboards.step_parts import step_parts
+from dashboards.world import World
+from orchestrator.store import ResultStore
+from workloads.variants import split
+
+
+def half_chapter(page: Page, world: World, store: ResultStore, prefix: str) -> None:
+    """Append it where the sweep has variants of a model, or profiles of a step. Raises StoreError."""
+    gains = _gains(world)
+    bars = _bars(world, store)
+    if not gains and not bars:
+        return
+    page.section(
+        f"{prefix}halves",
+        "Halves of a model",
+        "Attention alone and the MLP alone, each with the norms, the KV and the schedule of the full model.",
+    )
+    if gains:
+        page.add(page.plot(f"{prefix}halves-gain", gains, "Bars are 95 % intervals.", 520))
+    if bars:
+        words = "From a profile of the kernels of the single engine's replayed step; means over boots."
+        page.add(page.plot(f"{prefix}halves-step", bars, words, 520))
+
+
+def _gains(world: World) -> dict[str, go.Figure]:
+    """By load, model and pair of arms, for every model that was measured by halves, too."""
+    rows = world.verdicts.with_columns(base=pl.col("model").map_elements(lambda name: split(name)[0], pl.String))
+    main = answer.candidates(world.verdicts).select("arm", "baseline").unique(maintain_order=True).rows()
+    found = {}
+    for scene in cells.scenes(world.verdicts):
+        for (base,), own in scene.of(rows).group_by("base", maintain_order=True):
+            for arm, baseline in main if own["model"].n_unique() > 1 else ():
+                pair = own.filter(arm=arm, baseline=baseline).drop("base")
+                name = (
+                    f"{scene.kind}, {str(base).rsplit('/', 1)[-1]}, {scene.concurrency} in flight: {arm} / {baseline}"
+                )
+                found[name] = figures.halves_gain(pair)
+    return found
+
+
+def _bars(world: World, store: ResultStore) -> dict[str, go.Figure]:
+    if world.simulated or not any(kind.endswith("-replay") for kind in world.trials["kind"].unique()):
+        return {}
+    parts = step_parts(world.trials, store.read("samples", world.sweep))
+    return {
+        f"{kind}, {str(model).rsplit('/', 1)[-1]}": figures.step_bars(own)
+        for (kind, model), own in parts.group_by("kind", "model", maintain_order=True)
+    }
