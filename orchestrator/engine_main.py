@@ -3,7 +3,7 @@
 Forked by the nursery (`orchestrator.nursery_main`), which has imported vLLM already. Orders come as JSON lines, answers
 go as JSON lines, and an answer with a table is followed by `payload_bytes` of Arrow IPC.
     boot     {engine_args, counters_path, weights}          -> ready {pid, engine_core_pid, ...} | failed {reason}
-    load     {clients, prompt_tokens, output_tokens, residual, seed, prompts, stagger_s}   -> loaded (prompts are made)
+    load     {clients, prompt_tokens, output_tokens, text, residual, seed, prompts, stagger_s}   -> loaded
     start    {start_ns}                                      -> ramped {at_ns}  once every client has a first token
     window   {start_ns, end_ns}                              -> window {...} + requests and token counts
     replay   {tokens, sequences, decode, profile_steps, limit_s}   -> window {..., replay}, of one step
@@ -24,6 +24,7 @@ import os
 import time
 import traceback
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ async def obey(engine: Any, vocabulary: int, orders: asyncio.StreamReader, answe
     """Run loads one after another until the orders end."""
     from workloads.vllm_target import VllmTarget
 
-    target = VllmTarget(engine)
+    model = engine.vllm_config.model_config
     while line := await orders.readline():
         order = json.loads(line)
         load = Load(
@@ -121,8 +122,9 @@ async def obey(engine: Any, vocabulary: int, orders: asyncio.StreamReader, answe
             stagger_s=order["stagger_s"],
             residual=order["residual"],
         )
-        prompts = PromptPool(order["prompts"], load.prompt_tokens, vocabulary, load.seed)
-        loop = ClosedLoop(target, load, prompts)
+        tokenizer = Path(model.tokenizer) if order["text"] else None
+        prompts = PromptPool(order["prompts"], load.prompt_tokens, vocabulary, load.seed, tokenizer)
+        loop = ClosedLoop(VllmTarget(engine, load.prompt_tokens), load, prompts)
         answer.say({"event": "loaded"})
         await run_load(loop, orders, answer)
 

@@ -12,6 +12,7 @@ from orchestrator.gpu_devices import Gpu
 from orchestrator.plan import Block
 from orchestrator.trial import Arm
 from workloads import engine_plugin
+from workloads.local_tokenizer import tokenizer_folder
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 PROBE = "orchestrator.engine_probe.StepProbe"
@@ -20,20 +21,34 @@ VARIANCE_SCALED = "variance_scaled"
 # vLLM checks free memory against utilisation * total even where the KV bytes are given; the margin is for rounding.
 UTILISATION_MARGIN = 0.02
 CPU_UTILISATION = 0.2
+# Tokens of Qwen 2's tokenizer, the larger part of the models here.
+VOCABULARY = 151_643
 
 
-def engine_args(block: Block, arm: Arm, model_folder: Path, gpu: Gpu | None) -> dict[str, Any]:
+def tokenizer_of(block: Block, vocabulary: int) -> Path | None:
+    """The folder of the tokenizer that the block's engines load, made if need be; None where prompts are token ids.
+
+    vocabulary: the model's, which the tokenizer's must not exceed.
+    """
+    if not any(repeat.cell.workload.as_text for repeat in block.repeats):
+        return None
+    return tokenizer_folder(cache_home(), min(VOCABULARY, vocabulary))
+
+
+def engine_args(
+    block: Block, arm: Arm, model_folder: Path, gpu: Gpu | None, tokenizer: Path | None = None
+) -> dict[str, Any]:
     """Keyword arguments of vLLM's AsyncEngineArgs for one engine of `arm`.
 
-    Prefix caching is off and no tokenizer is loaded: prompts are unique random token ids. KV bytes are given, so that
-    engines can boot side by side without profiling each other's memory.
+    Prefix caching is off, and without `tokenizer` none is loaded: prompts are unique random token ids. KV bytes are
+    given, so that engines can boot side by side without profiling each other's memory.
     """
     sizing = block.sizing[arm.name]
     asked = {key: value for key, value in {**block.engine_args, **arm.engine_args}.items() if value is not None}
     share = block.memory[arm.name].total / gpu.memory_bytes + UTILISATION_MARGIN if gpu else CPU_UTILISATION
     return {
         "model": str(model_folder),
-        "skip_tokenizer_init": True,
+        **({"skip_tokenizer_init": True} if tokenizer is None else {"tokenizer": str(tokenizer)}),
         "max_model_len": sizing.max_model_len_tokens,
         "max_num_seqs": sizing.max_num_seqs,
         "kv_cache_memory_bytes": sizing.kv_bytes,

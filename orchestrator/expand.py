@@ -36,6 +36,8 @@ def expand(spec: SweepSpec, backend: Backend, gpu_kind: str | None = None) -> tu
     arms = _arms(spec, engine_args)
     measurement = spec.measurement.measurement()
     models = _cells(spec, kind)
+    if backend == "simulated" and any(cell.workload.as_text for cells in models for cell in cells):
+        raise SpecError(f"{spec.source}: kind text is not simulated: what a tokenizer takes is measured, not modelled")
     repeats: list[Repeat] = []
     for number in range(spec.repeats):
         for cells in models:

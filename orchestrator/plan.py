@@ -93,9 +93,10 @@ def plan(repeats: Iterable[Repeat], gpu: GpuKind) -> Plan:
     groups: dict[tuple[Any, ...], list[Repeat]] = defaultdict(list)
     for repeat in all_repeats:
         cell = repeat.cell
-        decode = cell.workload.phase == "decode"
+        # Engines with room for long decodes, and with a tokenizer, are others.
+        needs_boots = cell.workload.phase == "decode", cell.workload.as_text
         setup = setups[id(repeat.arms), id(repeat.engine_args)]
-        groups[setup, repeat.backend, cell.gpu_kind, cell.model, decode, repeat.number].append(repeat)
+        groups[setup, repeat.backend, cell.gpu_kind, cell.model, needs_boots, repeat.number].append(repeat)
     blocks: list[Block] = []
     skips: list[Skip] = []
     known: dict[tuple[Any, ...], dict[str, int]] = {}  # cells come again in every repeat number

@@ -21,8 +21,9 @@ from functools import cached_property
 from typing import Any, Literal, cast
 
 Backend = Literal["vllm", "vllm-cpu", "simulated"]
-Kind = Literal["mixed", "prefill", "decode", "prefill-replay", "decode-replay"]
+Kind = Literal["mixed", "text", "prefill", "decode", "prefill-replay", "decode-replay"]
 Phase = Literal["mixed", "prefill", "decode"]
+REPLAYED = "-replay"
 Sharing = Literal["single", "timesliced", "mps"]
 
 # For a field that came later: at its default it is not part of an identity, so that older trials keep theirs.
@@ -84,6 +85,7 @@ class Arm:
 class Workload:
     """What each request asks for. `prefill` has one output token; `decode` has no prefill inside a window.
 
+    `text` is `mixed` with prompts and outputs as text, so that a tokenizer is in the path, and a detokenizer.
     `prefill-replay` and `decode-replay` serve the same requests up to the first full step; a window of theirs runs
     that one step over and over on the GPU, with no scheduler, no sampling and no client in the path.
     """
@@ -100,16 +102,20 @@ class Workload:
 
     @property
     def replayed(self) -> bool:
-        return self.kind != self.phase
+        return self.kind.endswith(REPLAYED)
+
+    @property
+    def as_text(self) -> bool:
+        return self.kind == "text"
 
 
 def phase_of(kind: str) -> Phase:
-    """`prefill` of `prefill-replay`; any other kind is its own phase.
+    """`prefill` of `prefill-replay`, `mixed` of `text`; any other kind is its own phase.
 
     >>> phase_of("decode-replay")
     'decode'
     """
-    return cast(Phase, kind.removesuffix("-replay"))
+    return cast(Phase, "mixed" if kind == "text" else kind.removesuffix(REPLAYED))
 
 
 @dataclass(frozen=True, slots=True)

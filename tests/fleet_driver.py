@@ -3,7 +3,8 @@
     python -m tests.fleet_driver SPEC STORE      # prints one JSON object an event
 
 The folder that MPSCAPE_TEST_FOLDER names holds the truth: a file named after a GPU means that somebody is on it,
-`<gpu>.dirty` that a block leaves it so, and `runs` gets one line a block that a host began.
+`<gpu>.dirty` that a block leaves it so, `runs` gets one line a block that a host began, and `host-<gpu>` says that its
+host is up.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -36,6 +38,9 @@ from tests.ray_head import MARK
 from tests.test_gpu_devices import MIB
 
 GPUS_A_NODE = 2
+# Of the wanted kind; and how long the first of them waits for the others.
+HOSTS = 3
+PATIENCE_S = 90.0
 FOLDER = "MPSCAPE_TEST_FOLDER"
 
 
@@ -76,9 +81,14 @@ class StandInHost(GpuHost):
         super().__init__("simulated")
         self.folder = Path(os.environ[FOLDER])
         self._lease = GpuLease(NodeNvml(self.folder), self.folder / "mps", before_s=0.3, after_s=0.3)
+        (self.folder / f"host-{leased_gpu(NodeNvml(self.folder)).uuid}").touch()
 
     def _run(self, assignment: Assignment) -> Iterator[Receipt]:
         gpu = leased_gpu(NodeNvml(self.folder)).uuid
+        # One that is up early must not do the work of those that are still to come.
+        until = time.monotonic() + PATIENCE_S
+        while len(list(self.folder.glob("host-*"))) < HOSTS and time.monotonic() < until:
+            time.sleep(0.05)
         with (self.folder / "runs").open("a") as runs:
             runs.write(f"{assignment.block.block_id} {gpu}\n")
         yield from super()._run(assignment)

@@ -279,6 +279,11 @@ def test_golden_ids() -> None:
     assert GOLDEN.trial_id(GOLDEN.arms[2]) == "3978c2600defee19"
 
 
+def test_text_is_not_simulated() -> None:
+    with pytest.raises(SpecError, match="kind text is not simulated"):
+        expanded(ONE + "workload: {kind: text}\n")
+
+
 def test_what_came_later_is_part_of_an_identity_only_where_it_says_something() -> None:
     alone = replace(GOLDEN, alone="mps2")
     assert canonical_json(alone) != canonical_json(GOLDEN) and '"alone":"mps2"' in canonical_json(alone)

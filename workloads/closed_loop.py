@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from workloads.prompts import PromptPool
+from workloads.prompts import Prompt, PromptPool
 
 LAG_PROBE_S = 0.02
 # A target that fails at once must not become a busy loop.
@@ -34,7 +34,7 @@ ERRORS_KEPT = 100
 class Target(Protocol):
     """Where requests go. `generate` yields once for each arrival; `tokens` says how many tokens arrived with it."""
 
-    def generate(self, prompt: list[int], output_tokens: int, request_id: str) -> AsyncIterator[Any]: ...
+    def generate(self, prompt: Prompt, output_tokens: int, request_id: str) -> AsyncIterator[Any]: ...
 
     def tokens(self, arrival: Any) -> int: ...
 

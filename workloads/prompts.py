@@ -1,11 +1,17 @@
-"""Prompts of exact length, made before a window: unique random token ids, so that no prefix cache can help."""
+"""Prompts of exact length, made before a window: unique and random, so that no prefix cache can help; ids, or text."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
+
+from workloads.local_tokenizer import texts
+
+Prompt = list[int] | str
 
 # Ids below this are control tokens in some vocabularies (padding, end of text); none of them is wanted in a prompt.
 FIRST_ORDINARY_ID = 256
@@ -26,19 +32,28 @@ class PromptPool:
     `late` says how many were: work inside the window that the measurement should have done before it.
     """
 
-    def __init__(self, count: int, prompt_tokens: int, vocabulary: int, seed: int) -> None:
+    def __init__(
+        self, count: int, prompt_tokens: int, vocabulary: int, seed: int, tokenizer: Path | None = None
+    ) -> None:
+        """tokenizer: the folder of one of `local_tokenizer`, for prompts as text; None: token ids."""
         self.late = 0
-        self._ready = iter(random_prompts(count, prompt_tokens, vocabulary, seed))
-        self._more = self._made_late(prompt_tokens, vocabulary, seed)
+        make: Callable[[int, int], Sequence[Prompt]] = (
+            partial(_ids, prompt_tokens, vocabulary) if tokenizer is None else partial(_texts, tokenizer, prompt_tokens)
+        )
+        self._ready = iter(make(count, seed))
+        self._more = (make(1, seed + batch)[0] for batch in itertools.count(1))
 
-    def next(self) -> list[int]:
+    def next(self) -> Prompt:
         """A prompt that was not handed out before."""
         for prompt in self._ready:
             return prompt
         self.late += 1
         return next(self._more)
 
-    @staticmethod
-    def _made_late(prompt_tokens: int, vocabulary: int, seed: int) -> Iterator[list[int]]:
-        for batch in itertools.count(1):
-            yield random_prompts(1, prompt_tokens, vocabulary, seed + batch)[0]
+
+def _ids(prompt_tokens: int, vocabulary: int, count: int, seed: int) -> list[list[int]]:
+    return random_prompts(count, prompt_tokens, vocabulary, seed)
+
+
+def _texts(tokenizer: Path, prompt_tokens: int, count: int, seed: int) -> list[str]:
+    return texts(tokenizer, count, prompt_tokens, seed)

@@ -1,7 +1,7 @@
-"""`vllm.AsyncLLMEngine` in this process as a target of the closed loop: token ids in, token counts out.
+"""`vllm.AsyncLLMEngine` in this process as a target of the closed loop: token ids or text in, token counts out.
 
-Only engine processes import this module. Greedy sampling, no stop, no detokenisation, no log probabilities: what is
-measured is the engine's scheduling and the model, not text handling.
+Only engine processes import this module. Greedy sampling, no stop, no log probabilities. Token ids are not detokenised:
+what is measured is the engine's scheduling and the model. Text is tokenised and detokenised, as a server does it.
 """
 
 from __future__ import annotations
@@ -11,24 +11,39 @@ from functools import lru_cache
 from typing import Any
 
 from vllm import SamplingParams
-from vllm.inputs import TokensPrompt
+from vllm.inputs import TextPrompt, TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.loggers import StatLoggerBase
 
+from workloads.prompts import Prompt
+
 
 class VllmTarget:
-    """One engine."""
+    """One engine. prompt_tokens: what a text has to be worth."""
 
-    def __init__(self, engine: AsyncLLM) -> None:
+    def __init__(self, engine: AsyncLLM, prompt_tokens: int) -> None:
         self.engine = engine
+        self.prompt_tokens = prompt_tokens
 
-    def generate(self, prompt: list[int], output_tokens: int, request_id: str) -> AsyncIterator[Any]:
-        """Yields a RequestOutput for each arrival of new tokens."""
+    def generate(self, prompt: Prompt, output_tokens: int, request_id: str) -> AsyncIterator[Any]:
+        """Yields a RequestOutput for each arrival of new tokens.
+
+        Raises ValueError where the engine made another number of tokens of a text.
+        """
+        if isinstance(prompt, str):
+            return self._as_text(prompt, output_tokens, request_id)
         stream: AsyncIterator[Any] = self.engine.generate(
             TokensPrompt(prompt_token_ids=prompt), _sampling(output_tokens), request_id
         )
         return stream
+
+    async def _as_text(self, prompt: str, output_tokens: int, request_id: str) -> AsyncIterator[Any]:
+        stream = self.engine.generate(TextPrompt(prompt=prompt), _sampling(output_tokens, text=True), request_id)
+        async for arrival in stream:
+            if (got := len(arrival.prompt_token_ids or ())) != self.prompt_tokens:
+                raise ValueError(f"the engine made {got} tokens of a text of {self.prompt_tokens}")
+            yield arrival
 
     def tokens(self, arrival: Any) -> int:
         """How many tokens came with this arrival."""
@@ -36,12 +51,12 @@ class VllmTarget:
 
 
 @lru_cache(maxsize=4096)
-def _sampling(output_tokens: int) -> SamplingParams:
+def _sampling(output_tokens: int, text: bool = False) -> SamplingParams:
     return SamplingParams(
         temperature=0.0,
         max_tokens=output_tokens,
         ignore_eos=True,
-        detokenize=False,
+        detokenize=text,
         output_kind=RequestOutputKind.DELTA,
     )
 
