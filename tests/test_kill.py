@@ -125,6 +125,7 @@ def test_two_drivers_on_one_store_lose_nothing_and_mix_nothing(tmp_path, head: H
     assert_same_verdicts(store, undisturbed)
 
 
+@pytest.mark.long
 def test_a_killed_driver_of_an_embedded_cluster_leaves_no_process(tmp_path, head: Head, undisturbed):
     spec, store = write_spec(tmp_path, **SLOW), tmp_path / "store"
     mark = f"embedded-{tmp_path.name}-{random.SystemRandom().getrandbits(64):x}"

@@ -70,6 +70,7 @@ def test_no_two_processes_are_given_one_port():
     assert min(given) >= 20_000 and max(given) < 32_768
 
 
+@pytest.mark.long
 def test_a_job_runs_the_installed_sweep(tmp_path, job_head: Head):
     store = tmp_path / "store"
     sweep_command = command(write_spec(tmp_path, **ONE_CELL), "--store", store)
@@ -154,7 +155,8 @@ def quick_started(tmp_path_factory) -> tuple[Path, dict[str, object]]:
     return home, ended.answer
 
 
-@pytest.mark.parametrize("mode", ["token", pytest.param("disabled", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["token", "disabled"])
 def test_a_cluster_after_a_quick_start(tmp_path, quick_started, mode):
     home, answer = quick_started
     spec, store = write_spec(tmp_path, **ONE_CELL), tmp_path / "store"
