@@ -17,7 +17,6 @@ from dashboards.page import Page
 from orchestrator.store import ResultStore
 from orchestrator.verdicts import judge
 from tests.synthetic_landscape import landscape, write
-from workloads.variants import VARIANTS
 
 SPEC = "name: synthetic  # <b>as it was run</b>\n"
 
@@ -61,24 +60,6 @@ def page(store: ResultStore) -> str:
 def words(text: str) -> str:
     """The page without its scripts and styles."""
     return re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.DOTALL)
-
-
-def test_halves_of_a_model_have_a_section_of_their_own(page: str, tmp_path: Path) -> None:
-    """Where a sweep has variants of a model: whole and halves in one figure a model and load, and none without."""
-    assert "halves" not in Tags(page).ids
-    trials, windows = landscape(models=("Qwen/Qwen2.5-3B",), kinds=("decode-replay",))
-    frames = [(trials, windows)]
-    for variant in VARIANTS:
-        own = {
-            name: pl.concat_str(name, pl.lit(variant)) for name in ("trial_id", "repeat_id", "boot_id", "attempt_id")
-        }
-        there = {name: value for name, value in own.items() if name in windows.columns}
-        model = {"model": pl.concat_str("model", pl.lit(f":{variant}"))}
-        frames.append((trials.with_columns(**own, **model), windows.with_columns(**there)))
-    both = tuple(pl.concat(tables) for tables in zip(*frames, strict=True))
-    made = report.report(store_of(tmp_path, *both))
-    assert {"halves", "halves-gain"} <= set(Tags(made).ids)
-    assert "full model: " in made and all(f"{variant}: " in made for variant in VARIANTS)
 
 
 def test_opens_with_the_answer_that_the_verdicts_give(page: str) -> None:

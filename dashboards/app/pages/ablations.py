@@ -1,13 +1,14 @@
-"""Ablations: pairs of arms that differ in one setting, and what that setting is worth."""
+"""Ablations: pairs of arms that differ in one setting, and what it is worth; and models by halves of their layers."""
 
 from __future__ import annotations
 
 import polars as pl
 
-from dashboards import cells, figures, settings
+from dashboards import cells, figures, half_chapter, settings
 from dashboards.app import shell
 from dashboards.app.chosen import Chosen
 from dashboards.app.panel import Block, Panel
+from dashboards.app.site import Place
 from dashboards.columns import CELL_COLUMNS, PAIR_COLUMNS, RATIO_COLUMNS
 
 PATH = "/ablations"
@@ -62,7 +63,26 @@ def blocks(chosen: Chosen) -> list[Block]:
         ]  # fmt: skip
         if others:
             shown.append(shell.nothing_here("Not measured in what is loaded; these sweeps would add:", others))
+    for place in chosen.snapshot.places:
+        shown += _halves(place, len(shown))
     return shown
+
+
+def _halves(place: Place, first: int) -> list[Block]:
+    """Of a sweep that has variants of a model, or profiles of a step. first: makes names unique in the page."""
+    world = place.world
+    drawn = [(half_chapter.GAIN_WORDS, *each) for each in half_chapter.gains_by_halves(world).items()]
+    drawn += [(half_chapter.STEP_WORDS, *each) for each in half_chapter.steps_by_part(world, place.store).items()]
+    if not drawn:
+        return []
+    return [
+        shell.section(f"{half_chapter.HEADING}: {world.sweep} on {world.gpu_kind}", half_chapter.LEAD),
+        shell.simulated_banner(world.simulated),
+        *(
+            Panel(f"halves-{first + at}", figure, rows, f"{label}. {words}", 520, {}, f"halves {label} {place.name}")
+            for at, (words, label, (figure, rows)) in enumerate(drawn)
+        ),
+    ]
 
 
 def _label(row: dict[str, object]) -> str:

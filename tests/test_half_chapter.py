@@ -1,0 +1,83 @@
+"""Halves of a model in the report and in the app: figures where a sweep has variants, and nothing where it has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+
+from dashboards import report
+from dashboards.app.pages import ablations
+from dashboards.app.panel import Panel
+from dashboards.app.site import Place
+from dashboards.half_chapter import gains_by_halves, steps_by_part
+from dashboards.world import World, split
+from orchestrator.store import ResultStore
+from tests.synthetic_landscape import landscape
+from tests.test_report import Tags, store_of
+from workloads.variants import VARIANTS
+
+MODEL = "Qwen/Qwen2.5-3B"
+
+
+def by_halves(kind: str = "decode-replay") -> tuple[pl.DataFrame, pl.DataFrame]:
+    """One model whole, and each half of it under ids of its own with the same rates."""
+    trials, windows = landscape(models=(MODEL,), kinds=(kind,))
+    frames = [(trials, windows)]
+    for variant in VARIANTS:
+        own = {
+            name: pl.concat_str(name, pl.lit(variant)) for name in ("trial_id", "repeat_id", "boot_id", "attempt_id")
+        }
+        there = {name: value for name, value in own.items() if name in windows.columns}
+        model = {"model": pl.concat_str("model", pl.lit(f":{variant}"))}
+        frames.append((trials.with_columns(**own, **model), windows.with_columns(**there)))
+    both = zip(*frames, strict=True)
+    return pl.concat(next(both)), pl.concat(next(both))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
+    return store_of(tmp_path_factory.mktemp("store"), *by_halves())
+
+
+@pytest.fixture(scope="module")
+def world(store: ResultStore) -> World:
+    (world,) = split(store.read("trials"), store.read("windows"))
+    return world
+
+
+def test_one_figure_a_model_load_and_pair(world: World) -> None:
+    found = gains_by_halves(world)
+    assert list(found) == ["decode-replay, Qwen2.5-3B, 64 in flight: mps2 / single"]
+    ((figure, rows),) = found.values()
+    assert {trace.name for trace in figure.data} == {"full model", *VARIANTS}
+    assert set(rows["model"]) == {MODEL, *(f"{MODEL}:{variant}" for variant in VARIANTS)}
+    # One line for each, on top of one another: the halves have the whole model's rates here.
+    assert len({tuple(trace.y) for trace in figure.data}) == 1
+
+
+def test_a_sweep_without_variants_has_no_such_figure(tmp_path: Path) -> None:
+    (plain,) = split(*landscape(models=(MODEL,)))
+    assert gains_by_halves(plain) == {}
+    assert "halves" not in Tags(report.report(store_of(tmp_path, *landscape(models=(MODEL,))))).ids
+
+
+def test_a_prediction_has_no_profile(world: World, store: ResultStore) -> None:
+    assert world.simulated and steps_by_part(world, store) == {}
+
+
+def test_the_report_has_a_section(store: ResultStore) -> None:
+    page = report.report(store)
+    assert {"halves", "halves-gain"} <= set(Tags(page).ids)
+    assert "full model: " in page and all(f"{variant}: " in page for variant in VARIANTS)
+
+
+def test_the_app_shows_them_with_the_ablations(world: World, store: ResultStore) -> None:
+    chosen = SimpleNamespace(snapshot=SimpleNamespace(places=(Place(0, store, world),)))
+    panels = [block for block in ablations.blocks(chosen) if isinstance(block, Panel)]  # type: ignore[arg-type]
+    assert [panel.caption.split(".")[0] for panel in panels if panel.name.startswith("halves-")] == [
+        "decode-replay, Qwen2"
+    ]
+    assert len({panel.name for panel in panels}) == len(panels)
