@@ -114,6 +114,10 @@ class Engine:
             raise self._crashed(f"it answered {answer} instead of {event!r}")
         return answer, payload
 
+    def has_answered(self) -> bool:
+        """Whether an answer, or a part of one, waits to be read."""
+        return bool(self._buffer) or bool(select.select([self.answers_fd], [], [], 0)[0])
+
     def requests(self, payload: bytes) -> pl.DataFrame:
         """The request rows that came with a window."""
         return pl.read_ipc(io.BytesIO(payload)).with_columns(engine=pl.lit(self.launch.index, pl.Int64))

@@ -237,7 +237,7 @@ class Answers:
             "preemptions": 0,  # nothing was scheduled
             "prefix_cache_hits": 0,
             "kv_usage_max": None,
-            "errors": loop.errors[:5],
+            "errors": [*filter(None, [outcome.get("profile_error")]), *loop.errors[:5]],
             "token_bins": [round(tokens) for tokens in made],
             "token_bin_s": TOKEN_BIN_S,
         }

@@ -48,7 +48,8 @@ def begin(engines: Sequence[Engine], clients: Sequence[int], order: WindowOrder)
     while not all(engine.counters.replay_ready for engine in engines):
         for engine in engines:
             engine.raise_if_dead()
-        if time.monotonic() > deadline:
+        # Who answers before it was given a window has no step to replay.
+        if time.monotonic() > deadline or any(engine.has_answered() for engine in engines):
             raise WindowError(_given_up(engines))
         time.sleep(POLL_S)
     start_ns = time.monotonic_ns() + int(SETTLE_S * 1e9)
@@ -59,11 +60,14 @@ def begin(engines: Sequence[Engine], clients: Sequence[int], order: WindowOrder)
 
 
 def _given_up(engines: Sequence[Engine]) -> str:
-    """Let those go that stand at a step, and say why the others do not."""
-    now_ns = time.monotonic_ns()
-    for engine in engines:
-        if engine.counters.replay_ready:
-            engine.counters.replay_between(now_ns, now_ns + 1)  # as short as a window can be
+    """Let every engine go that stands at a step, or comes to stand at one, and say why there is no window."""
+    deadline = time.monotonic() + STEP_LIMIT_S + CAPTURE_LIMIT_S
+    while time.monotonic() < deadline and not all(engine.has_answered() for engine in engines):
+        now_ns = time.monotonic_ns()
+        for engine in engines:
+            if engine.counters.replay_ready:
+                engine.counters.replay_between(now_ns, now_ns + 1)  # as short as a window can be
+        time.sleep(POLL_S)
     answers = [engine.expect("window", ANSWER_LIMIT_S)[0] for engine in engines]
     reasons = [answer["replay"].get("error") for answer in answers]
     return "; ".join(

@@ -85,7 +85,8 @@ class StepReplay:
     def mpscape_replayed(self) -> dict[str, Any] | None:
         """What came of it, None while no such step came: `tokens` and `sequences` of the step, how it was `launched`,
         the edges `start_ns` and `end_ns` that were given, and `times_ns`, monotonic, of the first launch and of the end
-        of each replay, and the `profile`, seconds a step by part, where it was asked for; or the `error`."""
+        of each replay, and the `profile`, seconds a step by part, where it was asked for, or `profile_error`; or the
+        `error`."""
         return self.mpscape_outcome
 
     def mpscape_forget(self) -> None:
@@ -96,7 +97,7 @@ class StepReplay:
         self.mpscape_watch.close()  # once is enough: from here on the engine steps as it always does
         try:
             outcome = _replay(step, self.mpscape_slots)
-            outcome["profile"] = _profiled(self.model_runner.model, step, self.mpscape_profile_steps)
+            outcome |= _profiled(self.model_runner.model, step, self.mpscape_profile_steps)
         except Exception as error:  # noqa: BLE001 - raised here it would end the engine without a word of why
             traceback.print_exc()
             self.mpscape_outcome = {"error": f"{type(error).__name__}: {error}"}
@@ -119,8 +120,8 @@ def _replay(step: Step, slots: Any) -> dict[str, Any]:
     """Capture, say so, wait for the edges, replay; raises TimeoutError where nobody gives them."""
     import torch
 
-    with torch.inference_mode():
-        launch, launched, finished = _launcher(step)
+    with torch.inference_mode(), _launcher(step) as (launch, launched, finished):
+        slots[:] = 0  # whatever an earlier window left
         slots[0] = 1
         patience_ns = time.monotonic_ns() + int(PATIENCE_S * 1e9)
         while not slots[2]:  # the end is written last
@@ -142,29 +143,32 @@ def _replay(step: Step, slots: Any) -> dict[str, Any]:
     return {"launched": launched, "start_ns": start_ns, "end_ns": end_ns, "times_ns": times_ns}
 
 
-def _profiled(model: Any, step: Step, steps: int) -> dict[str, float] | None:
+def _profiled(model: Any, step: Step, steps: int) -> dict[str, Any]:
+    """The window is over when the profile is made: one that fails is told, and takes nothing from it."""
     import torch
 
     if not steps:
-        return None
-    with torch.inference_mode():
-        return profile(model, step.run, steps)
+        return {"profile": None}
+    try:
+        with torch.inference_mode():
+            return {"profile": profile(model, step.run, steps)}
+    except Exception as error:  # noqa: BLE001 - a profiler that this host does not allow raises what it likes
+        traceback.print_exc()
+        return {"profile": None, "profile_error": f"no profile: {type(error).__name__}: {error}"}
 
 
-def _launcher(step: Step) -> tuple[Callable[[], Any], str, Callable[[Any], None]]:
+@contextmanager
+def _launcher(step: Step) -> Iterator[tuple[Callable[[], Any], str, Callable[[Any], None]]]:
     """How to launch the step, what that is called, and how to wait until a launch is done."""
     import torch
 
     if not torch.cuda.is_available():
-        return step.run, "call", lambda _: None
+        yield step.run, "call", lambda _: None
+        return
     for _ in range(2):  # whatever is compiled or tuned at a first call must not be captured
         step.run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    # Threads that fetch the outputs of earlier steps wait for events meanwhile: only this one is held to the rules.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        step.run()
-    torch.cuda.synchronize()
 
     def launch() -> Any:
         graph.replay()
@@ -173,7 +177,16 @@ def _launcher(step: Step) -> tuple[Callable[[], Any], str, Callable[[Any], None]
         event.record()
         return event
 
-    return launch, "graph", lambda event: event.synchronize()
+    try:
+        # Threads that fetch the outputs of earlier steps wait for events meanwhile: only this one is held to the rules.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            step.run()
+        torch.cuda.synchronize()
+        yield launch, "graph", lambda event: event.synchronize()
+    finally:
+        # The graph has memory of its own, which the allocator would keep: a few windows would fill the GPU.
+        graph.reset()
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -11,7 +11,10 @@ from orchestrator.step_replay import Step
 
 
 class ReplayedLogits(StepProbe):
-    """The step probe; for each step that it stands at, a line with the largest difference of any logit."""
+    """The step probe; for each step that it stands at, a line with the largest difference of any logit.
+
+    As long as a file `fail` lies beside the counters, no step can be captured.
+    """
 
     def mpscape_attach(self, counters_path: str) -> dict[str, Any]:
         self.mpscape_seen = seen_file(Path(counters_path))
@@ -20,6 +23,10 @@ class ReplayedLogits(StepProbe):
     def _mpscape_stand(self, step: Step) -> None:
         import torch
 
+        if self.mpscape_seen.with_name("fail").exists():
+            self.mpscape_watch.close()
+            self.mpscape_outcome = {"error": "planted: no capture"}
+            return
         with torch.inference_mode():
             apart = [float((step.run() - self.model_runner.execute_model_state.logits).abs().max()) for _ in range(3)]
         with self.mpscape_seen.open("a", encoding="utf-8") as file:

@@ -89,6 +89,21 @@ def test_where_no_full_step_comes_the_window_fails_and_the_engines_stay(
     assert certify(order, seen, planned_for(decode_block.repeats[0], deployment.boots[PAIR.name])).failures == ()
 
 
+def test_a_step_that_cannot_be_captured_is_told_at_once(
+    deployment: EngineDeployment, decode_block: Block, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before anybody's patience ends; the engine beside it, which may stand at its step, is let go."""
+    monkeypatch.setattr("orchestrator.replayed_window.CAPTURE_LIMIT_S", 3600.0)
+    fail = deployment._bench.engines[PAIR.name][0].counters.path.with_name("fail")
+    fail.touch()
+    with pytest.raises(WindowError, match="planted: no capture"):
+        deployment.measure(order_of(PAIR, DECODE))
+    fail.unlink()
+    order = order_of(PAIR, DECODE, seed=4)
+    seen = deployment.measure(order)
+    assert certify(order, seen, planned_for(decode_block.repeats[0], deployment.boots[PAIR.name])).failures == ()
+
+
 @pytest.mark.parametrize("work", [DECODE, PREFILL], ids=lambda work: work.kind)
 def test_a_replay_computes_what_the_step_computed(work: Workload, deployment: EngineDeployment) -> None:
     """To the last bit, again and again; and after the window it is run under the profiler."""
