@@ -87,7 +87,7 @@ def _mlp_alone(gains: Mapping[str, Sequence[Reading]]) -> Finding:
     large = [reading for reading in _of(both, 3, MLP) if reading.cell.prompt_tokens >= 512]
     return together(
         every_cell(smallest, lambda gain: gain.below(1.3), "interval below 1.3"),
-        every_cell(large, _no_gain, "interval at or below 1"),
+        every_cell(large, _no_gain, "interval that holds 1 or lies below it"),
     )
 
 

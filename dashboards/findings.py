@@ -91,7 +91,7 @@ def page(
     # Means over the contexts of a landscape say nothing; its own table has them by cell.
     others = windows.filter(~pl.col("sweep").is_in(LANDSCAPES))
     verdicts = planned_verdicts(store)
-    parts = step_parts(trials, store.read("samples", sorted(set(ABLATIONS.values()) & set(store.sweeps()))))
+    parts = step_parts(trials, rows, store.read("samples", sorted(set(ABLATIONS.values()) & set(store.sweeps()))))
     (sweep,) = again.sweeps()
     return "\n".join(
         [

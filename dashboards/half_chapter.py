@@ -53,7 +53,7 @@ def steps_by_part(world: World, store: ResultStore) -> dict[str, Drawing]:
     """By load and model, where replayed steps were profiled. Raises StoreError."""
     if world.simulated or not any(kind.endswith("-replay") for kind in world.trials["kind"].unique()):
         return {}
-    parts = step_parts(world.trials, store.read("samples", world.sweep))
+    parts = step_parts(world.trials, world.windows, store.read("samples", world.sweep))
     return {
         f"{kind}, {str(model).rsplit('/', 1)[-1]}": (figures.step_bars(own), own)
         for (kind, model), own in parts.group_by("kind", "model", maintain_order=True)

@@ -26,15 +26,21 @@ def half_of(part: str) -> str:
     return next((half for half, members in HALVES.items() if names <= members), REST)
 
 
-def step_parts(trials: pl.DataFrame, samples: pl.DataFrame) -> pl.DataFrame:
+def step_parts(trials: pl.DataFrame, windows: pl.DataFrame, samples: pl.DataFrame) -> pl.DataFrame:
     """One row a trial and part: CELL, trial_id, step_s, tokens, sequences, part, half, seconds a step.
 
-    Of trials of one engine without MPS that were profiled, means over their windows; `BETWEEN` is a part, below zero
-    where kernels took longer under the profiler than the whole step does without it.
+    Of trials of one engine without MPS that were profiled, means over their certified windows; `BETWEEN` is a part,
+    below zero where kernels took longer under the profiler than the whole step does without it.
     """
-    single = trials.filter(sharing="single", outcome="ok").select("trial_id", "attempt_id", *CELL)
+    single = (
+        trials.filter(sharing="single", outcome="ok")
+        .select("trial_id", "attempt_id", *CELL)
+        .join(
+            windows.filter("certified").select("trial_id", "attempt_id", "window_index"), on=["trial_id", "attempt_id"]
+        )
+    )
     seen = samples.filter(pl.col("source").is_in(["engine0.step", "engine0.part"])).join(
-        single, on=["trial_id", "attempt_id"]
+        single, on=["trial_id", "attempt_id", "window_index"]
     )
     facts = (
         seen.filter(source="engine0.step")

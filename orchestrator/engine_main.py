@@ -138,7 +138,7 @@ async def run_load(loop: ClosedLoop, orders: asyncio.StreamReader, answer: Answe
         ramp = asyncio.create_task(_tell_ramped(loop, answer))
         while (order := json.loads(await orders.readline() or b'{"op": "stop"}'))["op"] != "stop":
             if order["op"] == "replay":
-                answer.replayed(loop, await replay(loop.target, order), order["decode"])
+                answer.replayed(loop, await replay(loop.target, order), order)
                 continue
             await asyncio.sleep(max(0.0, (order["start_ns"] - time.monotonic_ns()) / 1e9))
             log = SchedulerLog.latest
@@ -213,7 +213,7 @@ class Answers:
         }
         self._with_requests(message, requests_of(loop, start_ns, end_ns))
 
-    def replayed(self, loop: ClosedLoop, outcome: dict[str, Any], decode: bool) -> None:
+    def replayed(self, loop: ClosedLoop, outcome: dict[str, Any], order: dict[str, Any]) -> None:
         """What one engine did in a window in which it replayed one step: no request moved."""
         times_ns, start_ns, end_ns = (outcome.pop(name, 0) for name in ("times_ns", "start_ns", "end_ns"))
         if "error" in outcome:
@@ -224,9 +224,9 @@ class Answers:
         steps = steps_between(times_ns, start_ns, end_ns)
         message = {
             "event": "window",
-            "replay": {**outcome, "steps": steps},
+            "replay": {**outcome, "steps": steps, "asked": order["tokens"]},
             "output_tokens": round(steps * outcome["sequences"]),
-            "prompt_tokens": 0 if decode else round(steps * outcome["tokens"]),
+            "prompt_tokens": 0 if order["decode"] else round(steps * outcome["tokens"]),
             "requests_completed": 0,
             "requests_failed": 0,
             "in_flight_mean": summarise(loop, start_ns, end_ns).in_flight_mean,

@@ -38,6 +38,8 @@ STOP_LIMIT_S = 60.0
 LEAD_S = 0.05
 # Steps that stand still for this long mean that the aborts have arrived.
 QUIET_S = 0.03
+# What an engine says of the step that it replayed.
+REPLAYED = ("tokens", "sequences", "launched", "asked")
 # Prompts made beforehand: at most this many token ids an engine (a Python list of them takes about 36 bytes an id).
 PROMPT_IDS_LIMIT = 8_000_000
 
@@ -306,7 +308,7 @@ def _engine_facts(
         loop_lag_p99_s=answer["loop_lag_p99_s"],
         kv_bytes=blocks * bench.model.kv_bytes_per_token(),
         core_set_ok=engine.cores_as_planned(),
-        replayed=ReplayedStep(replay["tokens"], replay["sequences"], replay["launched"]) if replay else None,
+        replayed=ReplayedStep(**{name: replay[name] for name in REPLAYED}) if replay else None,
     )
 
 

@@ -41,11 +41,15 @@ class WindowOrder:
 
 @dataclass(frozen=True, slots=True)
 class ReplayedStep:
-    """The step that an engine ran over and over. launched: as a CUDA `graph`, or by a `call` where there is no GPU."""
+    """The step that an engine ran over and over. launched: as a CUDA `graph`, or by a `call` where there is no GPU.
+
+    asked: tokens that it had to have at least.
+    """
 
     tokens: int
     sequences: int
     launched: str
+    asked: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ import time
 from collections.abc import Sequence
 
 from orchestrator.engine import Engine
-from orchestrator.errors import WindowError
+from orchestrator.errors import EngineCrashed, WindowError
 from orchestrator.observation import WindowOrder
 
 # A step is full if it has this share of what an engine could batch: chunks of prompts do not always come out even.
 FULL_STEP = 0.95
-# Until a full step comes; a first step that is compiled or tuned is long.
-STEP_LIMIT_S = 60.0
+# Until a full step comes: of a steady load that has them, one comes within seconds.
+STEP_LIMIT_S = 10.0
 # To capture it, with all engines of the arm at it.
 CAPTURE_LIMIT_S = 60.0
 # Replays run for this long before they are counted: all engines are then at it, and the clock is that of the load.
@@ -46,8 +46,12 @@ def begin(engines: Sequence[Engine], clients: Sequence[int], order: WindowOrder)
         )
     deadline = time.monotonic() + STEP_LIMIT_S + CAPTURE_LIMIT_S
     while not all(engine.counters.replay_ready for engine in engines):
-        for engine in engines:
-            engine.raise_if_dead()
+        try:
+            for engine in engines:
+                engine.raise_if_dead()
+        except EngineCrashed:
+            _let_go(engines)
+            raise
         # Who answers before it was given a window has no step to replay.
         if time.monotonic() > deadline or any(engine.has_answered() for engine in engines):
             raise WindowError(_given_up(engines))
@@ -63,15 +67,21 @@ def _given_up(engines: Sequence[Engine]) -> str:
     """Let every engine go that stands at a step, or comes to stand at one, and say why there is no window."""
     deadline = time.monotonic() + STEP_LIMIT_S + CAPTURE_LIMIT_S
     while time.monotonic() < deadline and not all(engine.has_answered() for engine in engines):
-        now_ns = time.monotonic_ns()
-        for engine in engines:
-            if engine.counters.replay_ready:
-                engine.counters.replay_between(now_ns, now_ns + 1)  # as short as a window can be
+        _let_go(engines)
         time.sleep(POLL_S)
     answers = [engine.expect("window", ANSWER_LIMIT_S)[0] for engine in engines]
     reasons = [answer["replay"].get("error") for answer in answers]
-    return "; ".join(
+    told = "; ".join(
         f"{engine.launch.name}: {reason}; log: {engine.launch.log}"
         for engine, reason in zip(engines, reasons, strict=True)
         if reason
     )
+    return told or "not every engine came to stand at a step in time"
+
+
+def _let_go(engines: Sequence[Engine]) -> None:
+    """Have those that stand at a step go on."""
+    now_ns = time.monotonic_ns()
+    for engine in engines:
+        if engine.counters.replay_ready:
+            engine.counters.replay_between(now_ns, now_ns + 1)  # as short as a window can be

@@ -44,8 +44,9 @@ def weight_parts(model: Any) -> dict[frozenset[int], str]:
 def part_of(operator: str, shapes: Iterable[Any], kernel: str, parts: Mapping[frozenset[int], str]) -> str:
     """The part of the model that a kernel works for. shapes: of the operator's inputs, empty where it has none."""
     if operator in MATRIX_PRODUCTS:
+        # Activations, weight, and where compiled code says so the result; a bias has one dimension.
         matrices = [frozenset(shape) for shape in shapes if len(shape) == 2]
-        return next((parts[sizes] for sizes in reversed(matrices) if sizes in parts), UNKNOWN_PRODUCT)
+        return parts.get(matrices[1], UNKNOWN_PRODUCT) if len(matrices) > 1 else UNKNOWN_PRODUCT
     for part, pattern in PARTS:
         if pattern.search(kernel) or pattern.search(operator):
             return part
@@ -70,8 +71,10 @@ def profile(model: Any, run: Callable[[], Any], steps: int) -> dict[str, float]:
     spent_us: dict[str, float] = defaultdict(float)
     on_device_us = 0.0
     for event in profiler.events():
+        if event.is_user_annotation:  # a range, whose kernels come by themselves
+            continue
         if event.device_type == DeviceType.CUDA:
-            on_device_us += 0.0 if event.is_user_annotation else event.time_range.elapsed_us()
+            on_device_us += event.time_range.elapsed_us()
             continue
         kernels = (
             [(kernel.name, kernel.duration) for kernel in event.kernels] if cuda else [("", event.self_cpu_time_total)]

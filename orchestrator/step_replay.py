@@ -78,6 +78,9 @@ class StepReplay:
         """
         self.mpscape_outcome: dict[str, Any] | None = None
         self.mpscape_profile_steps = profile_steps
+        if getattr(self.model_runner, "supports_mm_inputs", False):
+            self.mpscape_outcome = {"error": "steps of models that take more than text are not replayed"}
+            return
         wish = Wish(tokens, sequences, decode)
         self.mpscape_watch = _watch(self.model_runner, wish, self._mpscape_stand)
         next(self.mpscape_watch)
@@ -168,7 +171,7 @@ def _launcher(step: Step) -> Iterator[tuple[Callable[[], Any], str, Callable[[An
     for _ in range(2):  # whatever is compiled or tuned at a first call must not be captured
         step.run()
     torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
 
     def launch() -> Any:
         graph.replay()
@@ -184,6 +187,7 @@ def _launcher(step: Step) -> Iterator[tuple[Callable[[], Any], str, Callable[[An
         torch.cuda.synchronize()
         yield launch, "graph", lambda event: event.synchronize()
     finally:
+        torch.cuda.set_stream(stream)  # a capture that fails leaves its own one behind
         # The graph has memory of its own, which the allocator would keep: a few windows would fill the GPU.
         graph.reset()
         torch.cuda.empty_cache()
@@ -206,8 +210,9 @@ def _watch(runner: Any, wish: Wish, stand: Callable[[Step], None]) -> Generator[
     def sampling(sample: Callable[..., Any]) -> Callable[..., Any]:
         def sampled(*args: Any, **kwargs: Any) -> Any:
             state = runner.execute_model_state
-            if state is not None and (step := _step(runner, state, forwards)) and wish.granted(*step[:2]):
-                stand(Step(*step))
+            whole = state is not None and (hasattr(state, "input_batch") or forwards)  # armed before its forward pass
+            if whole and wish.granted(*_size(state)):
+                stand(Step(*_size(state), _run(runner, state, forwards)))
             return sample(*args, **kwargs)
 
         return sampled
@@ -227,22 +232,27 @@ def _watch(runner: Any, wish: Wish, stand: Callable[[Step], None]) -> Generator[
             yield
 
 
-def _step(runner: Any, state: Any, forwards: list[Callable[[], Any]]) -> tuple[int, int, Callable[[], Any]] | None:
-    """Tokens, sequences and how to run the step again; None where it had no forward pass."""
+def _size(state: Any) -> tuple[int, int]:
+    """Tokens and sequences of a step."""
+    if hasattr(state, "input_batch"):
+        return int(state.input_batch.num_tokens), int(state.input_batch.num_reqs)
+    scheduled = state.scheduler_output
+    return int(scheduled.total_num_scheduled_tokens), len(scheduled.num_scheduled_tokens)
+
+
+def _run(runner: Any, state: Any, forwards: list[Callable[[], Any]]) -> Callable[[], Any]:
+    """How to run the step again: forward pass and logits."""
     logits = runner.model.compute_logits
     if hasattr(state, "input_batch"):
-        batch = state.input_batch
-        forward = _forward_v2(runner, state)
-        return int(batch.num_tokens), int(batch.num_reqs), lambda: logits(forward()[batch.logits_indices])
-    if not forwards:
-        return None
-    scheduled, again, sampled = state.scheduler_output, forwards[0], state.sample_hidden_states
+        forward, indices = _forward_v2(runner, state), state.input_batch.logits_indices
+        return lambda: logits(forward()[indices])
+    (again,), sampled = forwards, state.sample_hidden_states
 
     def run() -> Any:
         again()
         return logits(sampled)
 
-    return int(scheduled.total_num_scheduled_tokens), len(scheduled.num_scheduled_tokens), run
+    return run
 
 
 def _again(forward: Callable[..., Any], args: Any, kwargs: Any) -> Callable[[], Any]:

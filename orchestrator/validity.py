@@ -100,6 +100,8 @@ def _replayed(order: WindowOrder, seen: Observation, planned: Planned) -> Findin
             return Finding(False, f"{saw}: a host that launches kernels is in the path")
         if order.workload.phase == "decode" and not step.tokens == step.sequences == engine.clients:
             return Finding(False, f"{saw}, for {engine.clients} clients of engine {engine.engine}")
+        if step.tokens < step.asked:
+            return Finding(False, f"{saw}, where a full step of engine {engine.engine} has {step.asked} or more")
     return Finding(True, saw)
 
 

@@ -16,7 +16,7 @@ from dashboards.claim_rules import Finding
 from dashboards.half_figures import halves_gain, step_bars
 from dashboards.step_parts import BETWEEN, by_half, half_of, part_order, step_parts
 from orchestrator.gpus import KINDS
-from orchestrator.records import SAMPLES, TRIALS
+from orchestrator.records import SAMPLES, TRIALS, WINDOWS
 from tests.test_claims import _filled, changed, verdicts
 from workloads.catalogue import load_model
 from workloads.variants import split
@@ -69,7 +69,18 @@ def profiled(seconds: Seconds = arithmetic, boots: int = 3, gap: float = 0.02) -
                         | {"source": f"engine0.{what}", "metric": metric, "value": float(value)}
                         for what, metric, value in rows
                     ]
-    return step_parts(_filled(pl.DataFrame(trials), TRIALS), pl.DataFrame(samples).cast(dict(SAMPLES)))  # type: ignore[arg-type]
+    names = [trial["trial_id"] for trial in trials]
+    seen = [{"trial_id": name, "attempt_id": "a", "window_index": index, "certified": True}
+            for name in names for index in range(2)]  # fmt: skip
+    # One more that is not certified, in which a part took ever so long.
+    seen += [{**window, "window_index": 2, "certified": False} for window in seen[::2]]
+    odd = {"attempt_id": "a", "window_index": 2, "time_ns": 1, "source": "engine0.part", "metric": "attention_s"}
+    samples += [{"trial_id": name, **odd, "value": 99.0} for name in names]
+    return step_parts(
+        _filled(pl.DataFrame(trials), TRIALS),
+        _filled(pl.DataFrame(seen), WINDOWS),
+        pl.DataFrame(samples).cast(dict(SAMPLES)),
+    )  # type: ignore[arg-type]
 
 
 def attention_gain(cell: Cell) -> float:
@@ -118,7 +129,7 @@ def test_parts_and_the_time_between_kernels_add_up_to_the_step() -> None:
 
 
 def test_nothing_profiled_is_no_rows_with_the_same_columns() -> None:
-    nothing = step_parts(TRIALS.to_frame(), SAMPLES.to_frame())
+    nothing = step_parts(TRIALS.to_frame(), WINDOWS.to_frame(), SAMPLES.to_frame())
     assert nothing.is_empty() and nothing.columns == profiled().columns
     assert part_table(nothing) == resource_table(nothing) == "Not measured yet."
     assert step_bars(nothing).layout.annotations
@@ -135,7 +146,9 @@ def test_an_arm_of_several_engines_is_not_profiled() -> None:
     }
     rows = [{"trial_id": "t", "attempt_id": "a", "source": "engine0.step", "metric": name, "value": 1.0}
             for name in ("step_s", "tokens", "sequences")]  # fmt: skip
-    assert step_parts(_filled(pl.DataFrame([trial]), TRIALS), _filled(pl.DataFrame(rows), SAMPLES)).is_empty()
+    window = {"trial_id": "t", "attempt_id": "a", "window_index": 0, "certified": True}
+    tables = _filled(pl.DataFrame([trial]), TRIALS), _filled(pl.DataFrame([window]), WINDOWS)
+    assert step_parts(*tables, _filled(pl.DataFrame([{**row, "window_index": 0} for row in rows]), SAMPLES)).is_empty()
 
 
 def test_expected_gains() -> None:

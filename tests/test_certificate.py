@@ -107,7 +107,7 @@ def replayed(
 ) -> list[str]:
     """What is wrong with a window in which each engine ran such a step, and no request moved."""
     seen = sound(arm)
-    step = ReplayedStep(tokens, sequences, launched)
+    step = ReplayedStep(tokens, sequences, launched, asked=32 // (2 // arm.engines) if "decode" in kind else 7782)
     engines = tuple(
         replace(engine, replayed=step, requests_completed=0, running_mean=None, waiting_mean=None, kv_usage_max=None)
         for engine in seen.engines
@@ -120,6 +120,7 @@ def test_a_replayed_window_is_held_to_its_step_and_not_to_requests() -> None:
     assert replayed("decode-replay", SINGLE, 64, 64) == []
     assert replayed("decode-replay", tokens=31, sequences=31) == ["replayed_step"]  # a client is missing
     assert replayed("decode-replay", tokens=40) == ["replayed_step"]  # a prefill is in it
+    assert replayed("prefill-replay", tokens=7781) == ["replayed_step"]  # it was not full
     assert replayed("decode-replay", launched="call") == ["replayed_step"]  # by a host, kernel by kernel
     assert failed_checks(sound(), order(kind="decode-replay")) == ["replayed_step"]  # nobody said what was run
     # The same window held against an order that is served: nothing was.

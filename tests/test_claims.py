@@ -24,7 +24,7 @@ Gain = Callable[[Cell], float]
 Tables = tuple[pl.DataFrame, pl.DataFrame]
 COUNTERS = ("gpu_active_share", "sm_active_share", "tensor_active_share", "dram_active_share")
 NOTHING = (TRIALS.to_frame(), WINDOWS.to_frame())
-NO_PARTS = step_parts(TRIALS.to_frame(), SAMPLES.to_frame())
+NO_PARTS = step_parts(*NOTHING, SAMPLES.to_frame())
 
 
 def verdicts(

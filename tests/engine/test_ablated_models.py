@@ -184,7 +184,15 @@ def settled(engine: Engine) -> dict[str, int]:
 def test_only_the_half_that_is_wanted_runs(name: str, engines: dict[str, Engine]) -> None:
     engine = engines[name]
     before, steps = settled(engine), engine.counters.read()["steps"]
-    load = {"clients": 2, "prompt_tokens": 64, "output_tokens": 8, "residual": False, "seed": 3, "stagger_s": 0.0}
+    load = {
+        "clients": 2,
+        "prompt_tokens": 64,
+        "output_tokens": 8,
+        "residual": False,
+        "seed": 3,
+        "stagger_s": 0.0,
+        "text": False,
+    }
     engine.order({"op": "load", "prompts": 200, **load})
     engine.expect("loaded", 30)
     start_ns = time.monotonic_ns()

@@ -36,7 +36,7 @@ def test_a_decode_step_of_all_clients_is_replayed(arm: Arm, deployment: EngineDe
     seen = deployment.measure(order)
     assert certify(order, seen, planned_for(decode_block.repeats[0], deployment.boots[arm.name])).failures == ()
     each = CLIENTS // arm.engines
-    assert [engine.replayed for engine in seen.engines] == [ReplayedStep(each, each, "call")] * arm.engines
+    assert [engine.replayed for engine in seen.engines] == [ReplayedStep(each, each, "call", each)] * arm.engines
     steps = [engine.steps for engine in seen.engines]
     assert all(count is not None and count > 0 for count in steps)
     assert seen.output_tokens == pytest.approx(each * sum(count or 0 for count in steps), abs=each * arm.engines)

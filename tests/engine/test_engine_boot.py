@@ -101,7 +101,15 @@ def test_an_engine_says_what_it_is(engines: dict[str, Engine], vllm_cpu: str) ->
 def test_steps_are_counted_by_graph_mode(engines: dict[str, Engine]) -> None:
     engine = engines["healthy"]
     before = engine.counters.read()
-    load = {"clients": 4, "prompt_tokens": 64, "output_tokens": 16, "residual": True, "seed": 3, "stagger_s": 0.1}
+    load = {
+        "clients": 4,
+        "prompt_tokens": 64,
+        "output_tokens": 16,
+        "residual": True,
+        "seed": 3,
+        "stagger_s": 0.1,
+        "text": False,
+    }
     engine.order({"op": "load", "prompts": 500, **load})
     engine.expect("loaded", 30)
     start_ns = time.monotonic_ns()
@@ -142,7 +150,7 @@ def test_an_engine_that_loses_a_process_is_lost_whole(engines: dict[str, Engine]
     engine = engines[name]
     assert engine.core is not None
     engine.order({"op": "load", "prompts": 100, "clients": 2, "prompt_tokens": 64, "output_tokens": 900,
-                  "residual": False, "seed": 1, "stagger_s": 0.0})  # fmt: skip
+                  "residual": False, "seed": 1, "stagger_s": 0.0, "text": False})  # fmt: skip
     engine.expect("loaded", 30)
     engine.order({"op": "start", "start_ns": time.monotonic_ns()})
     engine.expect("ramped", 60)
