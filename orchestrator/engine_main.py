@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from orchestrator.full_step import replay
 from orchestrator.step_replay import steps_between
 from workloads.closed_loop import ClosedLoop, Load, summarise
 from workloads.prompts import PromptPool
 
 TOKEN_BIN_S = 0.5
-REPLAY = ("tokens", "sequences", "decode", "profile_steps")  # of an order: what the engine is asked for
 
 
 async def serve(orders: asyncio.StreamReader, answers: io.FileIO) -> None:
@@ -138,7 +138,7 @@ async def run_load(loop: ClosedLoop, orders: asyncio.StreamReader, answer: Answe
         ramp = asyncio.create_task(_tell_ramped(loop, answer))
         while (order := json.loads(await orders.readline() or b'{"op": "stop"}'))["op"] != "stop":
             if order["op"] == "replay":
-                answer.replayed(loop, await replay(loop.target, order), order)
+                answer.replayed(loop, await replay(loop, order), order)
                 continue
             await asyncio.sleep(max(0.0, (order["start_ns"] - time.monotonic_ns()) / 1e9))
             log = SchedulerLog.latest
@@ -152,21 +152,6 @@ async def run_load(loop: ClosedLoop, orders: asyncio.StreamReader, answer: Answe
         with contextlib.suppress(asyncio.CancelledError):
             await ramp
     answer.say({"event": "stopped", "errors": loop.errors[:5]})
-
-
-async def replay(target: Any, order: dict[str, Any]) -> dict[str, Any]:
-    """Have the engine replay the next step that is full enough; see `orchestrator.step_replay`."""
-    engine = target.engine
-    await engine.collective_rpc("mpscape_replay", args=tuple(order[name] for name in REPLAY))
-    until = time.monotonic() + order["limit_s"]
-    while (outcome := (await engine.collective_rpc("mpscape_replayed"))[0]) is None:
-        if time.monotonic() > until:
-            await engine.collective_rpc("mpscape_forget")
-            late = (await engine.collective_rpc("mpscape_replayed"))[0]  # it came at the last moment
-            return late or {"error": f"no step of {order['tokens']} tokens came within {order['limit_s']:.0f} s"}
-        await asyncio.sleep(0.02)
-    found: dict[str, Any] = outcome
-    return found
 
 
 async def _tell_ramped(loop: ClosedLoop, answer: Answers) -> None:

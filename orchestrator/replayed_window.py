@@ -16,8 +16,8 @@ from orchestrator.observation import WindowOrder
 
 # A step is full if it has this share of what an engine could batch: chunks of prompts do not always come out even.
 FULL_STEP = 0.95
-# Until a full step comes: where clients have little more to prefill than one step takes, they are seldom all there.
-STEP_LIMIT_S = 60.0
+# Until a full step comes, of clients that are all under way already: prompts are gathered for it, decodes are there.
+STEP_LIMIT_S = 20.0
 # To capture it, with all engines of the arm at it.
 CAPTURE_LIMIT_S = 60.0
 # Replays run for this long before they are counted: all engines are then at it, and the clock is that of the load.

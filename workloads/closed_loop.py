@@ -106,6 +106,11 @@ class ClosedLoop:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    @property
+    def unanswered(self) -> int:
+        """Clients whose request has no token yet."""
+        return sum(record.status == "running" and not record.received for record in self.requests)
+
     async def _client(self, client: int, first_length: int, start_ns: int) -> None:
         await asyncio.sleep(max(0.0, (start_ns - time.monotonic_ns()) / 1e9))
         sequence = 0

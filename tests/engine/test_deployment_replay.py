@@ -22,9 +22,9 @@ from tests.engine.conftest import ENGINE_ARGS, PAIR, SINGLE
 from tests.engine.replayed_logits import seen_file
 
 DECODE = Workload("decode-replay", 64, 16)
-# Each prompt fills a step by itself, so that a full one comes whatever the clients' phases.
-PREFILL = Workload("prefill-replay", ENGINE_ARGS["max_num_batched_tokens"], 1)
-CLIENTS = 6
+CLIENTS = 8
+# The clients have no more than one step's prompts between them: it is full only if all of them are in it.
+PREFILL = Workload("prefill-replay", ENGINE_ARGS["max_num_batched_tokens"] // CLIENTS, 1)
 
 
 def order_of(arm: Arm, work: Workload, seed: int = 3) -> WindowOrder:
@@ -55,7 +55,8 @@ def test_a_prefill_step_counts_its_prompt_tokens(deployment: EngineDeployment, d
     assert certify(order, seen, planned_for(decode_block.repeats[0], deployment.boots["single"])).failures == ()
     (engine,) = seen.engines
     assert engine.replayed is not None and engine.steps
-    assert engine.replayed.tokens >= 0.95 * PREFILL.prompt_tokens
+    assert engine.replayed.sequences == CLIENTS
+    assert engine.replayed.tokens == ENGINE_ARGS["max_num_batched_tokens"]
     assert seen.prompt_tokens == pytest.approx(engine.steps * engine.replayed.tokens, abs=engine.replayed.tokens)
 
 
