@@ -140,6 +140,7 @@ def storm(folder: Path, kills: int, seed: int, nodes: int = 3, cpus: int = 2, re
                     break
                 # 0: that sweep is complete. Else it was killed, or had no host left for too long: the same command.
                 number += status == 0
+                print(f"{number} sweeps done, {report.kills.total()} kills", file=sys.stderr, flush=True)
                 lives = ExitStack()
                 running = lives.enter_context(driver(folder, number, head, repeats))
             elif sum(report.kills.values()) < kills:
