@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from dashboards import cells
+from orchestrator.contrast import rate
 from orchestrator.deployment import open_deployment
 from orchestrator.errors import MpscapeError
 from orchestrator.expand import expand
@@ -82,7 +82,7 @@ def effect(trials: pl.DataFrame, windows: pl.DataFrame, spells: Sequence[tuple[i
         .select("trial_id", "boot_id", "start_ns", "duration_s", "prefill_tokens_s", *counts)
         .rename(counts)
         .join(trials.select("trial_id", *cell), on="trial_id")
-        .with_columns(rate=cells.rate("tokens_in", "tokens_out").log())
+        .with_columns(rate=rate("tokens_in", "tokens_out").log())
     )
     shares = [_share(spells, start, start + int(length * 1e9)) for start, length in
               told.select("start_ns", "duration_s").iter_rows()]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -12,6 +12,7 @@ from dashboards.claim_cells import Cell, Reading, ratios
 from dashboards.findings_tables import table
 from dashboards.step_parts import CELL, part_order
 from orchestrator.gpus import KINDS
+from orchestrator.sequential import MIN_BOOTS
 from workloads.variants import split
 
 GAINS = (
@@ -26,9 +27,13 @@ RESOURCES = (
 
 
 def ablation_table(verdicts: pl.DataFrame, parts: pl.DataFrame) -> str:
-    """One row a full cell of the replayed sweeps that has any reading; a dash for what was not measured."""
+    """One row a full cell of the replayed sweeps that has any ratio; a dash for what was not measured.
+
+    Ratios of fewer boots than a verdict needs stand without an interval, and are in no expectation.
+    """
     rows = []
     for phase, sweep in SWEEPS.items():
+        early = _early(verdicts.filter(sweep=sweep))
         overlap = {
             (*split(reading.cell.model), reading.cell.prompt_tokens): reading
             for reading in ratios(verdicts, sweep, "mps2", "timesliced2")
@@ -38,16 +43,17 @@ def ablation_table(verdicts: pl.DataFrame, parts: pl.DataFrame) -> str:
             for reading in ratios(verdicts, SERVED[phase], "mps2", "single")
         }
         for each in ablations(verdicts, parts, phase):
-            if all(reading.refused for reading in (each.full, each.attention, each.mlp)):
-                continue
             place = each.cell.model, each.cell.prompt_tokens
+            halves = each.full, each.attention, each.mlp
+            gains = [_words(reading, early, "single") for reading in halves]
+            if set(gains) == {"-"}:
+                continue
             overlaps = [overlap[place[0], variant, place[1]] for variant in (None, ATTENTION, MLP)]
             rows.append(
                 (
                     *(phase, each.cell.size, str(each.cell.prompt_tokens), str(each.cell.concurrency)),
-                    *(_words(reading) for reading in (each.full, each.attention, each.mlp, each.share)),
-                    *_expected(each),
-                    *(_words(reading) for reading in overlaps),
+                    *(*gains, _words(each.share), *_expected(each)),
+                    *(_words(reading, early, "timesliced2") for reading in overlaps),
                     _words(served.get((place[0], None, place[1]))),
                 )
             )
@@ -57,9 +63,18 @@ def ablation_table(verdicts: pl.DataFrame, parts: pl.DataFrame) -> str:
 NOT_YET = "Not measured yet."
 
 
-def _words(reading: Reading | None) -> str:
-    if reading is None or reading.refused:
+def _early(verdicts: pl.DataFrame) -> dict[tuple[str, int, str], str]:
+    """Ratios of mps2 by model, context and baseline, with their boots."""
+    rows = verdicts.filter(arm="mps2", metric="throughput", backend="vllm").drop_nulls("ratio")
+    found = rows.select("model", "prompt_tokens", "baseline", "ratio", "boots").iter_rows()
+    return {tuple(place): f"{ratio:.3f}, {boots} of {MIN_BOOTS} boots" for *place, ratio, boots in found}
+
+
+def _words(reading: Reading | None, early: Mapping[tuple[str, int, str], str] | None = None, baseline: str = "") -> str:
+    if reading is None:
         return "-"
+    if reading.refused:
+        return (early or {}).get((reading.cell.model, reading.cell.prompt_tokens, baseline), "-")
     return Estimate.of(reading).words
 
 

@@ -65,18 +65,8 @@ def scenes(frame: pl.DataFrame) -> list[Scene]:
     )
 
 
-def rate(tokens_in: str = "prompt_tokens", tokens_out: str = "output_tokens") -> pl.Expr:
-    """Tokens/s of a window, the one definition for all figures: as the measurement gives it for prefill, else counted.
-
-    Counted are output tokens, and prompt tokens where `kind` is `prefill`, whose requests have one output token.
-    tokens_in, tokens_out: the columns of the window's counts.
-    """
-    credited = pl.when(pl.col("kind").str.starts_with("prefill")).then(tokens_in).otherwise(tokens_out)
-    return pl.coalesce("prefill_tokens_s", credited / pl.col("duration_s"))
-
-
 def measured(trials: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
-    """One row a window with its trial's columns, plus `rate` in tokens/s, see there.
+    """One row a window with its trial's columns, plus `rate` in tokens/s, see `contrast.rate`.
 
     The workload's lengths keep their names; the window's own counts become `tokens_out` and `tokens_in`.
     """
@@ -84,7 +74,7 @@ def measured(trials: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
     counted = windows.rename({"output_tokens": "tokens_out", "prompt_tokens": "tokens_in"})
     return (
         counted.join(contrast.numbered(trials).select(asked), on=["trial_id", "attempt_id"], how="inner")
-        .with_columns(rate=rate("tokens_in", "tokens_out"))
+        .with_columns(rate=contrast.rate("tokens_in", "tokens_out"))
         .sort(*CELL, "repeat", "order_index", "arm")
     )
 

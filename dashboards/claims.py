@@ -9,7 +9,7 @@ at equal total concurrency.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
@@ -31,6 +31,7 @@ from dashboards.findings_tables import table
 from dashboards.landscape_tables import SWEEPS
 
 MIXED, PREFILL = SWEEPS
+OF_MIXED = ("C1", "C2", "C3", "C4", "C15", "C16", "C17")  # judged from that sweep alone
 OUTCOMES: dict[Truth, str] = {True: "reproduced", False: "not reproduced", None: "undecided"}
 COUNTERS = {"sm_active_share": "SM", "tensor_active_share": "tensor", "dram_active_share": "DRAM"}
 OVERLAP_COUNTERS = {"gpu_active_share": "GPU-active share", "sm_active_share": "SM share"}
@@ -83,11 +84,18 @@ def claims(
     )
 
 
-def claims_table(verdicts: pl.DataFrame, trials: pl.DataFrame, windows: pl.DataFrame, parts: pl.DataFrame) -> str:
-    """As `claims`, as Markdown."""
+def claims_table(
+    verdicts: pl.DataFrame,
+    trials: pl.DataFrame,
+    windows: pl.DataFrame,
+    parts: pl.DataFrame,
+    only: Collection[str] | None = None,
+) -> str:
+    """As `claims`, as Markdown. only: the numbers of those to show."""
     rows = [
         [cell.replace("|", "/") for cell in (each.id, each.claim, each.outcome, each.figures, each.reason or "-")]
         for each in claims(verdicts, trials, windows, parts)
+        if only is None or each.id in only
     ]
     return table(("claim", "in short", "outcome", "what was measured", "why"), rows)
 

@@ -1,6 +1,6 @@
 """What a measured store says, as a page: written from the store by this command, so that it can be made again.
 
-    python -m dashboards.findings reference/h200 --again reference/h200-pair \\
+    python -m dashboards.findings reference/h200 --again reference/h200-pair --untuned reference/h200-untuned \\
         --core-speeds reference/core-speeds-h200.parquet --kills reference/kills-h200.json -o docs/findings.md
 
 Every figure on the page is computed (dashboards/findings_tables.py,
@@ -18,10 +18,9 @@ from pathlib import Path
 
 import polars as pl
 
-from dashboards import cells
 from dashboards.ablation import SWEEPS as ABLATIONS
 from dashboards.ablation_tables import ablation_table, part_table, resource_table
-from dashboards.claims import claims_table
+from dashboards.claims import OF_MIXED, claims_table
 from dashboards.findings_prose import (
     ABLATION_NOTE,
     AGAIN_NOTE,
@@ -39,6 +38,7 @@ from dashboards.findings_prose import (
     RESOURCE_NOTE,
     SPEED_NOTE,
     TAIL,
+    TUNING_NOTE,
     UNTUNED_NOTE,
     VERDICT_NOTE,
 )
@@ -63,21 +63,33 @@ from dashboards.repeat_tables import (
     side_by_side,
 )
 from dashboards.step_parts import step_parts
+from dashboards.tuning import SWEEP as TUNING
+from dashboards.tuning import choose, tuning_table
+from orchestrator.contrast import rate
 from orchestrator.equivalence import residency
 from orchestrator.errors import MpscapeError
 from orchestrator.store import ResultStore
 
+# Their windows have tables of their own; means over the contexts of a landscape would say nothing.
+OWN_TABLES = {*LANDSCAPES, *ABLATIONS.values(), TUNING}
+NOT_YET = "Not measured yet."
 REFERENCE_CELL = {
     "model": "Qwen/Qwen2.5-1.5B", "kind": "prefill", "prompt_tokens": 512, "output_tokens": 1, "concurrency": 128,
 }  # fmt: skip
 
 
 def page(
-    store: ResultStore, source: str, again: ResultStore, core_speeds: Path | None = None, kills: Path | None = None
+    store: ResultStore,
+    source: str,
+    again: ResultStore,
+    untuned: ResultStore,
+    core_speeds: Path | None = None,
+    kills: Path | None = None,
 ) -> str:
     """The findings of `store` as Markdown; `source` is how the reader names it. Raises StoreError.
 
-    again: a store with one sweep of `store`, run once more on several GPUs at once. core_speeds: a Parquet file of
+    again: a store with one sweep of `store`, run once more on several GPUs at once. untuned: a store with a landscape
+    measured before the engines' settings were chosen. core_speeds: a Parquet file of
     (time_s, cpu, speed_mops), read on the idle machine. kills: as of `kill_table`.
     """
     trials = store.read("trials")
@@ -88,8 +100,7 @@ def page(
         ),
         on=["trial_id", "attempt_id"],
     )
-    # Means over the contexts of a landscape say nothing; its own table has them by cell.
-    others = windows.filter(~pl.col("sweep").is_in(LANDSCAPES))
+    others = windows.filter(~pl.col("sweep").is_in(OWN_TABLES))
     verdicts = planned_verdicts(store)
     parts = step_parts(trials, rows, store.read("samples", sorted(set(ABLATIONS.values()) & set(store.sweeps()))))
     (sweep,) = again.sweeps()
@@ -101,14 +112,18 @@ def page(
             time_spent(store),
             "\n## Verdicts\n",
             VERDICT_NOTE,
-            verdict_table(verdicts),
+            verdict_table(verdicts.filter(~pl.col("sweep").is_in(OWN_TABLES))),
             "\n## The published claims\n",
             CLAIM_NOTE,
             claims_table(verdicts, trials, rows, parts),
-            UNTUNED_NOTE,
             "\n## The scaling landscape\n",
             LANDSCAPE_NOTE,
-            landscape_table(verdicts, trials, rows),
+            landscape_table(verdicts, trials, rows) if {*LANDSCAPES} & {*store.sweeps()} else NOT_YET,
+            "\n## The single engine's settings, and what an untuned one would have claimed\n",
+            TUNING_NOTE,
+            tuning_table(verdicts, trials, rows),
+            f"\n{chosen.words}" if (chosen := choose(verdicts)) else "",
+            _untuned(untuned),
             "\n## Halves of a model\n",
             ABLATION_NOTE,
             ablation_table(verdicts, parts),
@@ -121,12 +136,12 @@ def page(
             gpu_table([store, again], REFERENCE_CELL),
             "\n## One engine, two speeds: the core under EngineCore\n",
             SPEED_NOTE.format(levels=speed_levels(core_speeds)),
-            speed_table(windows),
+            speed_table(others),
             "\n## The same against the same\n",
             NOISE_NOTE,
-            noise_table(trials, windows.with_columns(rate=cells.rate())),
+            noise_table(trials, others.with_columns(rate=rate())),
             ALARM_NOTE,
-            false_alarms([store, again]),
+            false_alarms([store, again, untuned]),
             "\n## An arm alone against the same arm among resident engines\n",
             RESIDENCY_NOTE,
             residency_table(residency(trials, rows)),
@@ -138,6 +153,19 @@ def page(
             power_table(others),
             *_killed(kills),
             TAIL,
+        ]
+    )
+
+
+def _untuned(store: ResultStore) -> str:
+    trials, windows, verdicts = store.read("trials"), store.read("windows"), planned_verdicts(store)
+    return "\n".join(
+        [
+            UNTUNED_NOTE.format(source=Path(store.uri).name),
+            time_spent(store) + "\n",
+            claims_table(verdicts, trials, windows, step_parts(trials, windows, store.read("samples", [])), OF_MIXED),
+            "",
+            landscape_table(verdicts, trials, windows),
         ]
     )
 
@@ -173,13 +201,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dashboards.findings", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("store")
     parser.add_argument("--again", required=True, help="store with one of the sweeps, run once more elsewhere")
+    parser.add_argument("--untuned", required=True, help="store with a landscape from before the settings were chosen")
     parser.add_argument("--core-speeds", type=Path, help="Parquet file of core speeds on the idle machine")
     parser.add_argument("--kills", type=Path, help="record of tests/test_kill_gpu.py")
     parser.add_argument("-o", "--output", type=Path, help="file to write (default: standard output)")
     options = parser.parse_args(arguments)
     try:
-        store, again = (ResultStore.open(each, create=False) for each in (options.store, options.again))
-        text = page(store, options.store, again, options.core_speeds, options.kills) + "\n"
+        stores = (options.store, options.again, options.untuned)
+        store, again, untuned = (ResultStore.open(each, create=False) for each in stores)
+        text = page(store, options.store, again, untuned, options.core_speeds, options.kills) + "\n"
     except MpscapeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

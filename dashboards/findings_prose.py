@@ -36,11 +36,16 @@ attention's gain over the full model's in every cell; C17, each cell has to meet
 its host reads as idle, too (see the next table); C18, the study gives no threshold, so the whole rule is ours.
 """
 
+TUNING_NOTE = """What a second engine gives is worth asking only of a first one that was cared for. Steps of more tokens
+than the largest captured CUDA graph are launched kernel by kernel from the host, and with longer prompts most steps of
+one engine are such; two engines do that on two cores, so an untuned baseline reads as a gain of sharing. So the single
+engine's settings were chosen first, on windows of their own, by a rule (`dashboards/tuning.py`) and up to the step size
+that a server takes on such a GPU by default. `untuned` is vLLM's own largest graph and a bare engine's step size.
+"""
+
 UNTUNED_NOTE = """
-**These outcomes are provisional.** The engines of `scaling-landscape` capture CUDA graphs of up to 1,024 tokens. With
-longer prompts most steps of one engine are larger, and are launched kernel by kernel from the host (last columns of the
-next table), while two engines do that on two cores. `sweeps/tune-baseline.yaml` asks what a tuned engine takes back of
-the gain, and was not run yet: until then a gain at 512 tokens and beyond is one over an engine that may be untuned.
+Part of the landscape was measured before that, with graphs of up to 1,024 tokens in every arm (`{source}`). By the same
+rules those windows would have said what stands here; the claims above do not count them.
 """
 
 LANDSCAPE_NOTE = """Ratios of throughput with 95 % intervals over boots, and the verdict. The gain is the product of
@@ -57,7 +62,8 @@ Intervals are 95 %, carried through as those of independent boots.
 
 PART_NOTE = """
 Where the time of a step goes, single engine, from a profile of its kernels; what the kernels leave of the replayed step
-lies between them.
+lies between them. Below zero: launched one by one, kernels took longer than in the graph. Profiles with over 5 % more
+than the step in them are left out.
 """
 
 RESOURCE_NOTE = """
@@ -128,6 +134,6 @@ clock that it leaves is a little lower where the numbers are real.
 
 ## Not measured yet
 
-Further models and contexts, sustained windows, a GPU with and without a busy neighbour, and the published claims
-about ablations, host overhead and faults.
+The landscapes with the settings chosen, sustained windows, a GPU with and without a busy neighbour, most of the
+ablations, and the published claims about host overhead and faults.
 """

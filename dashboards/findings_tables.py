@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dashboards import cells
 from orchestrator.account import read_accounts, shares
+from orchestrator.contrast import rate
 from orchestrator.errors import SpecError
 from orchestrator.spec import parse_spec
 from orchestrator.store import ResultStore
@@ -68,19 +68,19 @@ def time_spent(store: ResultStore) -> str:
 
 def speed_table(windows: pl.DataFrame) -> str:
     rows = []
-    known = windows.filter(pl.col("engine_core_speed_mops").is_not_null()).with_columns(rate=cells.rate())
+    known = windows.filter(pl.col("engine_core_speed_mops").is_not_null()).with_columns(rate=rate())
     cell = ("sweep", "model", "kind", "context", "concurrency", "arm")
     for place, seen in sorted(known.group_by(cell), key=lambda item: item[0]):
-        speed, rate = np.log(seen["engine_core_speed_mops"].to_numpy()), np.log(seen["rate"].to_numpy())
+        speed, logs = (np.log(seen[name].to_numpy()) for name in ("engine_core_speed_mops", "rate"))
         if len(speed) < FEWEST_WINDOWS:
             continue
-        slope, offset = np.polyfit(speed, rate, 1)
-        left = rate - slope * speed - offset
+        slope, offset = np.polyfit(speed, logs, 1)
+        left = logs - slope * speed - offset
         rows.append(
             (
                 *(str(part).split("/")[-1] for part in place),
                 *(str(len(speed)), f"{np.exp(speed.min()):.0f} to {np.exp(speed.max()):.0f}"),
-                *(f"{100 * rate.std(ddof=1):.1f} %", f"{slope:.2f}", f"{100 * left.std(ddof=2):.1f} %"),
+                *(f"{100 * logs.std(ddof=1):.1f} %", f"{slope:.2f}", f"{100 * left.std(ddof=2):.1f} %"),
             )
         )
     shown = ("sweep", "model", "kind", "context", "clients", "arm", "windows", "core speed, Mops")
@@ -100,7 +100,7 @@ def speed_levels(core_speeds: Path | None) -> str:
 
 def graph_table(windows: pl.DataFrame) -> str:
     means = (
-        windows.with_columns(rate=cells.rate())
+        windows.with_columns(rate=rate())
         .group_by("sweep", "model", "kind", "arm")
         .agg(pl.col("rate", "steps_full_graph_share", "steps_piecewise_graph_share", "steps_eager_share").mean())
         .sort("sweep", "model", "kind", "arm")

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dashboards import cells
 from dashboards.agreement import agreement
 from dashboards.findings_tables import cell_words, interval_words, planned_boots, table
 from dashboards.noise_table import noise
 from orchestrator.account import read_accounts
+from orchestrator.contrast import rate
 from orchestrator.self_comparison import halves
 from orchestrator.store import ResultStore
 from orchestrator.verdicts import judge
@@ -80,7 +80,7 @@ def gpu_table(stores: Sequence[ResultStore], cell: Mapping[str, Any]) -> str:
             own.append(
                 seen.filter("certified", arm=arm)
                 .group_by("repeat_id", "gpu_uuid", "boot_id")
-                .agg(log=cells.rate().log().mean(), clock=pl.col("sm_clock_mhz").mean())
+                .agg(log=rate().log().mean(), clock=pl.col("sm_clock_mhz").mean())
             )
     single, pair = (pl.concat(own) for own in sides.values())
     boots = pair.join(single, on=["repeat_id", "gpu_uuid"], suffix="_single").with_columns(

@@ -17,6 +17,10 @@ HALVES = {
     "mlp": frozenset({"gate_up_proj", "down_proj"}),
 }
 REST, BETWEEN = "rest", "between kernels"
+# Sources of the single engine's samples: the step as replayed, and its profile.
+STEP, PART = "engine0.step", "engine0.part"
+# Kernels that are launched one by one take up to this much of a step that is replayed as one graph.
+MOST = 1.05
 CELL = ("sweep", "gpu_kind", "model", "kind", "prompt_tokens", "output_tokens", "concurrency")
 
 
@@ -30,45 +34,33 @@ def step_parts(trials: pl.DataFrame, windows: pl.DataFrame, samples: pl.DataFram
     """One row a trial and part: CELL, trial_id, step_s, tokens, sequences, part, half, seconds a step.
 
     Of trials of one engine without MPS that were profiled, means over their certified windows; `BETWEEN` is a part,
-    below zero where kernels took longer under the profiler than the whole step does without it.
+    below zero where kernels took longer under the profiler than the whole step does without it. A profile with more
+    than MOST of the step in it has caught kernels of something else, and is left out.
     """
-    single = (
-        trials.filter(sharing="single", outcome="ok")
-        .select("trial_id", "attempt_id", *CELL)
-        .join(
-            windows.filter("certified").select("trial_id", "attempt_id", "window_index"), on=["trial_id", "attempt_id"]
-        )
+    single = trials.filter(sharing="single", outcome="ok").select("trial_id", "attempt_id", *CELL)
+    certified = windows.filter("certified").select("trial_id", "attempt_id", "window_index")
+    seen = (
+        samples.filter(pl.col("source").is_in([STEP, PART]))
+        .join(single, on=["trial_id", "attempt_id"])
+        .join(certified, on=["trial_id", "attempt_id", "window_index"])
     )
-    seen = samples.filter(pl.col("source").is_in(["engine0.step", "engine0.part"])).join(
-        single, on=["trial_id", "attempt_id", "window_index"]
+    facts = seen.filter(source=STEP).group_by("trial_id").agg(
+        pl.col("value").filter(metric=name).mean().alias(name) for name in ("step_s", "tokens", "sequences")
+    )  # fmt: skip
+    profiles = seen.filter(source=PART).join(facts, on="trial_id")
+    window = ["trial_id", "window_index"]
+    kept = profiles.filter(pl.col("value").sum().over(window) <= MOST * pl.col("step_s")).with_columns(
+        windows=pl.col("window_index").n_unique().over("trial_id")
     )
-    facts = (
-        seen.filter(source="engine0.step")
-        .group_by("trial_id", "metric")
-        .agg(pl.col("value").mean())
-        .pivot("metric", index="trial_id", values="value")
+    columns = [*CELL, "trial_id", "step_s", "tokens", "sequences"]
+    # A part that a window does not name took no time in it.
+    profiled = kept.group_by(*columns, part=pl.col("metric").str.strip_suffix("_s")).agg(
+        seconds=pl.col("value").sum() / pl.col("windows").first()
     )
-    if not {"step_s", "tokens", "sequences"} <= set(facts.columns):
-        return _none()
-    profiled = (
-        seen.filter(source="engine0.part")
-        .group_by("trial_id", "window_index", *CELL, part=pl.col("metric").str.strip_suffix("_s"))
-        .agg(pl.col("value").sum())
-        # A part that a window does not name took no time in it.
-        .group_by("trial_id", *CELL, "part")
-        .agg(total=pl.col("value").sum())
-        .join(
-            seen.filter(source="engine0.part").group_by("trial_id").agg(windows=pl.col("window_index").n_unique()),
-            on="trial_id",
-        )
-        .with_columns(seconds=pl.col("total") / pl.col("windows"))
-        .join(facts, on="trial_id")
-    )
-    columns = [*CELL, "trial_id", "step_s", "tokens", "sequences", "part", "seconds"]
-    gaps = profiled.group_by([name for name in columns if name not in ("part", "seconds")]).agg(
+    gaps = profiled.group_by(columns).agg(
         part=pl.lit(BETWEEN), seconds=pl.col("step_s").first() - pl.col("seconds").sum()
     )
-    both = pl.concat([profiled.select(columns), gaps.select(columns)])
+    both = pl.concat([profiled, gaps])
     halves = {part: half_of(part) for part in both["part"].unique()} | {BETWEEN: BETWEEN}
     return both.with_columns(half=pl.col("part").replace_strict(halves, return_dtype=pl.String)).sort(
         *CELL, "trial_id", "part"
@@ -85,12 +77,3 @@ def part_order(parts: Iterable[str]) -> list[str]:
     """Attention first, then the MLP, what is neither, and the time between kernels."""
     rank = [*HALVES, REST, BETWEEN]
     return sorted(parts, key=lambda part: (rank.index(BETWEEN if part == BETWEEN else half_of(part)), part))
-
-
-def _none() -> pl.DataFrame:
-    texts = ["sweep", "gpu_kind", "model", "kind", "trial_id", "part", "half"]
-    order = [*CELL, "trial_id", "step_s", "tokens", "sequences", "part", "seconds", "half"]
-    numbers = ["step_s", "tokens", "sequences", "seconds"]
-    return pl.DataFrame(
-        schema={name: pl.String if name in texts else pl.Float64 if name in numbers else pl.Int64 for name in order}
-    )

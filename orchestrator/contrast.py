@@ -102,18 +102,28 @@ def sides(trials: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def rate(tokens_in: str = "prompt_tokens", tokens_out: str = "output_tokens") -> pl.Expr:
+    """Tokens/s of a window, the one definition for all verdicts and figures: output tokens, and prompt tokens for kinds
+    of prefill, whose requests have one output token; the tapered rate where there is one (orchestrator/taper.py).
+
+    tokens_in, tokens_out: the columns of the window's counts.
+    """
+    credited = pl.when(is_prefill()).then(tokens_in).otherwise(tokens_out)
+    return pl.coalesce("prefill_tokens_s", credited / pl.col("duration_s"))
+
+
+def is_prefill() -> pl.Expr:
+    """Whether the kind is prefill, served or replayed."""
+    return pl.col("kind").str.starts_with("prefill")
+
+
 def log_windows(trials: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
     """Windows of the trials that ended well, each metric as its natural log, and `core`, that of the core speed; null
-    where it is not a positive number.
-
-    `throughput` counts output tokens a second, and prompt tokens for `prefill`, whose requests have one output token:
-    by the tapered rate where a window has one (orchestrator/taper.py).
+    where it is not a positive number. `throughput` is `rate`.
     """
     kept = ["trial_id", "attempt_id", "trial", "cell_id", "arm", "boot_id", "kind"]
     ok = trials.filter(outcome="ok").select(kept)
-    counted = pl.when(pl.col("kind").str.starts_with("prefill")).then("prompt_tokens").otherwise("output_tokens")
-    rate = pl.coalesce("prefill_tokens_s", counted / pl.col("duration_s"))
-    metrics = {"throughput": rate} | {metric: pl.col(column) for metric, column in LATENCIES.items()}
+    metrics = {"throughput": rate()} | {metric: pl.col(column) for metric, column in LATENCIES.items()}
     metrics["core"] = pl.col("engine_core_speed_mops")
     needed = ["trial_id", "attempt_id", "round_index", "order_index", "previous_arm", "certified"]
     return (

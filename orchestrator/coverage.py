@@ -1,6 +1,6 @@
 """What the verdicts' claims are worth: the rules played over thousands of sweeps whose truth is planted.
 
-    python -m orchestrator.coverage reference/h200 reference/h200-pair --noise-of smoke-gpu \\
+    python -m orchestrator.coverage reference/h200 reference/h200-untuned reference/h200-pair --noise-of smoke-gpu \\
         --core-speeds reference/core-speeds-h200.parquet -o reference/coverage
 
 Noise is `noise_fit.fit` of the first store's windows, rules are those of `replay`. Writes noise.json (every fitted

@@ -45,7 +45,9 @@ async def _gathered(engine: Any, loop: ClosedLoop, until: float) -> AsyncIterato
     """Within the block nothing is scheduled, and every client's request waits, unless that took too long."""
     await engine.pause_generation(mode="keep", clear_cache=False)
     try:
-        while loop.unanswered < loop.load.clients and time.monotonic() < until:
+        for _ in range(int((until - time.monotonic()) / POLL_S)):
+            if loop.unanswered == loop.load.clients:
+                break
             await asyncio.sleep(POLL_S)
         yield
     finally:

@@ -62,6 +62,8 @@ def profile(model: Any, run: Callable[[], Any], steps: int) -> dict[str, float]:
     cuda = torch.cuda.is_available()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     run()
+    if cuda:
+        torch.cuda.synchronize()  # kernels that still run when the profile begins would be in it
     with torch.profiler.profile(activities=activities, record_shapes=True, acc_events=True) as profiler:
         for _ in range(steps):
             run()

@@ -149,7 +149,7 @@ def assemble(
     rows = (
         pairs.join(facts, on="cell_id")
         .join(pl.DataFrame({"metric": list(metrics)}), how="cross")
-        .filter(~pl.col("kind").str.starts_with("prefill") | ~pl.col("metric").str.starts_with("tpot"))
+        .filter(~contrast.is_prefill() | ~pl.col("metric").str.starts_with("tpot"))
         .join(contrast.intervals(contrasts, planned_boots), on=["pair_id", "metric"], how="left")
         .join(over_gpus(contrasts, sides), on=["pair_id", "metric"], how="left")
         .with_columns(pl.col("boots", "windows", "gpus").fill_null(0), pl.col("gpus_low", "gpus_high").exp())

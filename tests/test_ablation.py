@@ -176,6 +176,12 @@ def test_as_times_compose_is_never_above_the_weighted_mean() -> None:
             assert times.value <= weighted.value + 1e-12
 
 
+def test_a_profile_with_more_than_the_step_in_it_is_left_out() -> None:
+    within, beyond = profiled(gap=-0.04), profiled(gap=-0.06)
+    assert within.filter(part=BETWEEN)["seconds"].max() < 0  # type: ignore[operator]
+    assert beyond.is_empty() and beyond.schema == within.schema
+
+
 def test_the_claims_hold_where_they_are_planted() -> None:
     found = ablation_findings(gains(), profiled())
     assert {number: each.holds for number, (_, each) in found.items()} == dict.fromkeys(("C7", "C8", "C9", "C10"), True)
@@ -193,7 +199,8 @@ def test_without_measurements_they_are_open() -> None:
 def test_c7_wants_the_exponent_of_the_kernels_that_the_resource_binds() -> None:
     def flat(cell: Cell) -> dict[str, float]:
         """Attention takes as long in every context: a token of it costs the same, so a prompt is linear, not square."""
-        return arithmetic(cell) | {"attention": arithmetic(replace(cell, prompt_tokens=1024))["attention"]}
+        attention = arithmetic(replace(cell, prompt_tokens=1024))["attention"]
+        return arithmetic(cell) | {"attention": attention, "qkv_proj": attention, "o_proj": attention}
 
     against = finding("C7", gains(), profiled(flat))
     assert against.holds is False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import polars as pl
 import pytest
@@ -64,3 +67,9 @@ def test_windows_of_a_mixed_state_and_uncertified_ones_are_left_out() -> None:
 def test_a_neighbour_that_never_worked_leaves_no_ratio() -> None:
     (row,) = effect(*frames(1.0, 0.01), []).to_dicts()
     assert (row["with_company"], row["alone"], row["ratio"]) == (0, 160, None)
+
+
+def test_what_a_gpu_host_runs_needs_no_plotly() -> None:
+    modules = "benchmarks.company, orchestrator.sweep, orchestrator.host, orchestrator.thin, orchestrator.doctor"
+    script = f"import sys; sys.modules.update(plotly=None, dash=None); import {modules}"
+    subprocess.run([sys.executable, "-c", script], check=True)

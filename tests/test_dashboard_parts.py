@@ -26,6 +26,7 @@ from dashboards.recipe import flags, recipe
 from dashboards.recommendation import advise
 from dashboards.summary import commits, summary
 from dashboards.telemetry import readings
+from orchestrator import contrast
 from orchestrator.records import REQUESTS, SAMPLES
 from orchestrator.spec import SWEEPS
 from orchestrator.store import ResultStore
@@ -56,7 +57,7 @@ def test_a_rate_of_prefill_is_the_measured_one_and_counted_where_it_is_not_there
             "prefill_tokens_s": [60.0, None, None],
         }
     )
-    assert frame.select(rate=cells.rate())["rate"].to_list() == [60.0, 50.0, 20.0]
+    assert frame.select(rate=contrast.rate())["rate"].to_list() == [60.0, 50.0, 20.0]
 
 
 def test_advice_is_the_winner_and_without_one_the_baseline(small: Frames) -> None:

@@ -22,17 +22,18 @@ from orchestrator.verdicts import judge
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "reference" / "h200"
 AGAIN = ROOT / "reference" / "h200-pair"
+UNTUNED = ROOT / "reference" / "h200-untuned"
 KILLS = ROOT / "reference" / "kills-h200.json"
 SPEEDS = ROOT / "reference" / "core-speeds-h200.parquet"
 
 
 def test_the_page_is_what_the_record_says():
-    store, again = (ResultStore.open(str(path), create=False) for path in (RECORD, AGAIN))
-    made = page(store, "reference/h200", again, SPEEDS, KILLS) + "\n"
+    store, again, untuned = (ResultStore.open(str(path), create=False) for path in (RECORD, AGAIN, UNTUNED))
+    made = page(store, "reference/h200", again, untuned, SPEEDS, KILLS) + "\n"
     assert made == (ROOT / "docs" / "findings.md").read_text()
 
 
-@pytest.mark.parametrize("record", [RECORD, AGAIN], ids=["record", "again"])
+@pytest.mark.parametrize("record", [RECORD, AGAIN, UNTUNED], ids=["record", "again", "untuned"])
 def test_the_record_is_measured_whole_and_small(record):
     store = ResultStore.open(str(record), create=False)
     trials, windows = store.read("trials"), store.read("windows")
@@ -43,7 +44,7 @@ def test_the_record_is_measured_whole_and_small(record):
     assert size < 12 * 2**20
 
 
-@pytest.mark.parametrize("record", [RECORD, AGAIN], ids=["record", "again"])
+@pytest.mark.parametrize("record", [RECORD, AGAIN, UNTUNED], ids=["record", "again", "untuned"])
 def test_attachment_is_in_every_certificate_of_the_record(record):
     store = ResultStore.open(str(record), create=False)
     windows = store.read("windows").join(store.read("trials").select("trial_id", "sharing"), on="trial_id")
@@ -130,8 +131,27 @@ def test_the_figures_of_the_readme_stand_in_the_record():
     assert "{ratio:.3f} times ({ci_low:.3f} to {ci_high:.3f})".format(**sliced) in text
 
 
+def test_what_the_readme_says_of_tuning_and_of_replayed_steps_stands_in_the_record():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    verdicts = planned_verdicts(ResultStore.open(str(RECORD), create=False))
+    graphs = verdicts.filter(sweep="tune-baseline", arm="graphs-8192", prompt_tokens=1024).sort("model")
+    told = "{:.2f} times as fast at 1,024 tokens in and 128 out, and at 1.5B {:.2f} times"
+    assert told.format(*graphs["ratio"]) in text
+    assert graphs["boots"].to_list() == [1, 1] and set(graphs["verdict"]) == {"undecided"}
+    replayed = verdicts.filter(pl.col("sweep").str.ends_with("-replay"), arm="mps2", model="Qwen/Qwen2.5-3B")
+    assert replayed["boots"].is_between(1, 2).all()
+    spans = {
+        (kind, baseline): [f"{value:.2f}" for value in (rows["ratio"].min(), rows["ratio"].max())]
+        for (kind, baseline), rows in replayed.group_by("kind", "baseline")
+    }
+    assert "{} to {} times the decode work".format(*spans["decode-replay", "single"]) in text
+    assert "MPS gives {} to {} times".format(*spans["decode-replay", "timesliced2"]) in text
+    assert spans["prefill-replay", "single"] == ["1.00"] * 2 and spans["prefill-replay", "timesliced2"] == ["1.07"] * 2
+
+
 def test_no_store_is_said(tmp_path, capsys):
-    assert write_findings([str(tmp_path / "nowhere"), "--again", str(AGAIN)]) == 2
+    nowhere = str(tmp_path / "nowhere")
+    assert write_findings([nowhere, "--again", str(AGAIN), "--untuned", str(UNTUNED)]) == 2
     assert "no store" in capsys.readouterr().err
 
 

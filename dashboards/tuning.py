@@ -1,0 +1,91 @@
+"""What settings of the single engine give, and which one the landscapes take: by `sweeps/tune-baseline.yaml`.
+
+The rule: the arm with the largest geometric mean, over the cells in which every arm was measured, of its ratio of
+throughput to the baseline. It chooses a setting and claims nothing of another one; the intervals are in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import exp, fsum, log
+from typing import Any
+
+import polars as pl
+
+from dashboards.findings_tables import cell_words, interval_words, table
+from orchestrator.contrast import rate
+
+SWEEP = "tune-baseline"
+CELL = ["model", "kind", "prompt_tokens", "output_tokens", "concurrency"]
+HEAD = (
+    *("model", "cell, clients", "arm", "tokens/s", "over {baseline}", "95 % interval", "boots"),
+    *("steps without a graph", "core speed, Mops"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """means: by arm its geometric mean over `cells` cells, the baseline's own being 1."""
+
+    baseline: str
+    means: Mapping[str, float]
+    cells: int
+
+    @property
+    def best(self) -> str:
+        return max(self.means, key=lambda arm: (self.means[arm], arm))
+
+    @property
+    def words(self) -> str:
+        told = ", ".join(f"`{arm}` {mean:.2f}" for arm, mean in sorted(self.means.items(), key=lambda item: -item[1]))
+        return f"Over {self.cells} cells with every arm, geometric means: {told}. The landscapes take `{self.best}`."
+
+
+def choose(verdicts: pl.DataFrame) -> Choice | None:
+    """verdicts: throughput rows of `verdicts.judge`. None where no cell has every arm."""
+    own = verdicts.filter(sweep=SWEEP, metric="throughput", backend="vllm").drop_nulls("ratio")
+    if own.is_empty():
+        return None
+    (baseline,) = own["baseline"].unique()
+    arms = set(own["arm"])
+    whole = [rows for _, rows in own.group_by(CELL, maintain_order=True) if set(rows["arm"]) == arms]
+    if not whole:
+        return None
+    logs = {arm: fsum(log(rows.filter(arm=arm)["ratio"].item()) for rows in whole) / len(whole) for arm in arms}
+    return Choice(baseline, {baseline: 1.0, **{arm: exp(mean) for arm, mean in logs.items()}}, len(whole))
+
+
+def tuning_table(verdicts: pl.DataFrame, trials: pl.DataFrame, windows: pl.DataFrame) -> str:
+    """One row a cell and arm, the baseline first; means over certified windows.
+
+    verdicts: throughput rows of `verdicts.judge`; trials, windows: tables of `records`.
+    """
+    own = verdicts.filter(sweep=SWEEP, metric="throughput", backend="vllm")
+    asked = trials.filter(sweep=SWEEP, outcome="ok", backend="vllm")
+    counted = windows.filter("certified").rename({"prompt_tokens": "tokens_in", "output_tokens": "tokens_out"})
+    means = (
+        counted.join(asked.select("trial_id", "attempt_id", "arm", "baseline", *CELL), on=["trial_id", "attempt_id"])
+        .with_columns(rate=rate("tokens_in", "tokens_out"))
+        .group_by(*CELL, "arm", "baseline")
+        .agg(pl.col("rate", "steps_eager_share", "engine_core_speed_mops").mean())
+        .join(own.select(*CELL, "arm", "ratio", "ci_low", "ci_high", "boots"), on=[*CELL, "arm"], how="left")
+        .sort(*CELL, pl.col("arm") != pl.col("baseline"), "arm")
+    )
+    baseline = means["baseline"].first() or "the baseline"
+    head = [title.format(baseline=baseline) for title in HEAD]
+    return table(head, [_row(row) for row in means.iter_rows(named=True)])
+
+
+def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    known = row["ratio"] is not None
+    return (
+        *cell_words(row),
+        row["arm"],
+        f"{row['rate']:,.0f}",
+        f"{row['ratio']:.3f}" if known else "1" if row["arm"] == row["baseline"] else "-",
+        interval_words(row["ci_low"], row["ci_high"]) if known else "-",
+        str(row["boots"]) if known else "-",
+        f"{100 * row['steps_eager_share']:.0f} %",
+        f"{row['engine_core_speed_mops']:.0f}",
+    )
