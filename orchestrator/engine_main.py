@@ -179,14 +179,12 @@ class Answers:
         seen = summarise(loop, start_ns, end_ns)
         reports = after.get("reports", 0) - before.get("reports", 0)
         message = {
-            "event": "window",
             "output_tokens": seen.output_tokens,
             "prompt_tokens": seen.prompt_tokens,
             "requests_completed": seen.requests_completed,
             "requests_failed": seen.requests_failed,
             "in_flight_mean": seen.in_flight_mean,
             "loop_lag_p99_s": seen.loop_lag_p99_s,
-            "prompts_made_late": loop.prompts.late,
             "running_mean": (after["running"] - before["running"]) / reports if reports else None,
             "waiting_mean": (after["waiting"] - before["waiting"]) / reports if reports else None,
             "preemptions": int(after["preemptions"] - before["preemptions"]) if after else None,
@@ -194,9 +192,8 @@ class Answers:
             "kv_usage_max": after.get("kv_usage_max"),
             "errors": loop.errors[:5],
             "token_bins": token_bins(loop, start_ns, end_ns),
-            "token_bin_s": TOKEN_BIN_S,
         }
-        self._with_requests(message, requests_of(loop, start_ns, end_ns))
+        self._window(loop, message, requests_of(loop, start_ns, end_ns))
 
     def replayed(self, loop: ClosedLoop, outcome: dict[str, Any], order: dict[str, Any]) -> None:
         """What one engine did in a window in which it replayed one step: no request moved."""
@@ -208,7 +205,6 @@ class Answers:
         made = [steps_between(times_ns, *pair) * outcome["sequences"] for pair in itertools.pairwise(edges)]
         steps = steps_between(times_ns, start_ns, end_ns)
         message = {
-            "event": "window",
             "replay": {**outcome, "steps": steps, "asked": order["tokens"]},
             "output_tokens": round(steps * outcome["sequences"]),
             "prompt_tokens": 0 if order["decode"] else round(steps * outcome["tokens"]),
@@ -216,7 +212,6 @@ class Answers:
             "requests_failed": 0,
             "in_flight_mean": summarise(loop, start_ns, end_ns).in_flight_mean,
             "loop_lag_p99_s": None,
-            "prompts_made_late": loop.prompts.late,
             "running_mean": None,
             "waiting_mean": None,
             "preemptions": 0,  # nothing was scheduled
@@ -224,14 +219,14 @@ class Answers:
             "kv_usage_max": None,
             "errors": [*filter(None, [outcome.get("profile_error")]), *loop.errors[:5]],
             "token_bins": [round(tokens) for tokens in made],
-            "token_bin_s": TOKEN_BIN_S,
         }
-        self._with_requests(message, requests_of(loop, start_ns, end_ns).clear())
+        self._window(loop, message, requests_of(loop, start_ns, end_ns).clear())
 
-    def _with_requests(self, message: dict[str, Any], requests: pl.DataFrame) -> None:
+    def _window(self, loop: ClosedLoop, message: dict[str, Any], requests: pl.DataFrame) -> None:
         table = io.BytesIO()
         requests.write_ipc(table)
-        self.say(message, table.getvalue())
+        facts = {"event": "window", "prompts_made_late": loop.prompts.late, "token_bin_s": TOKEN_BIN_S}
+        self.say({**facts, **message}, table.getvalue())
 
 
 def token_bins(loop: ClosedLoop, start_ns: int, end_ns: int) -> list[int]:

@@ -186,6 +186,7 @@ def measure(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm], pace: P
             break
         if round_index >= look.min_windows and enough(_contrasts(log, arms), look):
             break
+        order = _resized(order, repeat, pace.known_s(repeat, arms) if pace and round_index else None)
         for arm in alive:
             trial = log.trials[arm.name]
             ordered = replace(
@@ -240,11 +241,22 @@ def _sized_order(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm], pa
             log.trials[arm.name].fail(error)
             continue
         longest_s = max(longest_s, little_latency_s(repeat, seen.output_tokens, seen.duration_s))
+    return _resized(replace(order, pilot=False), repeat, longest_s)
+
+
+def _resized(order: WindowOrder, repeat: Repeat, longest_s: float | None) -> WindowOrder:
+    """For the slowest arm's latency; as it is where nothing new is known.
+
+    A round knows more than the pilot before it, which saw the engines' first seconds: its windows may be shorter. Those
+    of one round are all alike, and rounds are what is compared.
+    """
+    if longest_s is None or repeat.cell.workload.replayed:
+        longest_s = order.latency_s or 0.0
+    look = repeat.measurement
     return replace(
         order,
         warmup_s=max(look.warmup_s, LATENCIES_A_WARMUP * longest_s),
         window_s=max(look.window_s, LATENCIES_A_WINDOW * longest_s),
-        pilot=False,
         latency_s=longest_s or None,
     )
 

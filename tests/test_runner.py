@@ -393,6 +393,16 @@ def test_the_latency_that_one_boot_showed_sizes_the_windows_of_the_next():
     assert {order.latency_s for order in script.orders if not order.pilot} == {2.0}
 
 
+def test_a_pilot_that_saw_too_much_costs_one_round():
+    """Engines are slow in the pilot, a latency of four seconds, and have one of two seconds then."""
+    script = Script(lambda arm, number: CLIENTS * 16 / (4.0 if number < 0 else 2.0))
+    run(script, repeat_of(min_windows=3, max_windows=3), pace=Pace())
+    lengths = [order.window_s for order in script.orders if not order.pilot]
+    assert lengths == [LATENCIES_A_WINDOW * 4.0] * 3 + [LATENCIES_A_WINDOW * 2.0] * 6
+    warmups = [order.warmup_s for order in script.orders if not order.pilot]
+    assert warmups == [LATENCIES_A_WARMUP * 4.0] * 3 + [LATENCIES_A_WARMUP * 2.0] * 6
+
+
 def test_a_cell_that_was_not_seen_yet_is_looked_at_first():
     script, pace = Script(), Pace()
     run(script, repeat_of(64), pace=pace)

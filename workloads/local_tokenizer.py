@@ -4,8 +4,9 @@
     pool = texts(folder, count, prompt_tokens, seed)            # each of exactly that many tokens
 
 What it costs to tokenize depends on the algorithm, the size of the vocabulary and the words, not on what they mean. The
-algorithm and its pre-tokenizer are those of Qwen 2 and Llama 3 (byte-level BPE of the `tokenizers` library); words are
-syllables put together at random, with Zipf's frequencies, so that common ones are a token and rare ones several.
+algorithm is that of Qwen 2 and Llama 3 (byte-level BPE of the `tokenizers` library), its pre-tokenizer GPT-2's, which
+splits words much as theirs do. Words are syllables put together at random, with Zipf's frequencies, so that common ones
+are a token and rare ones several.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import fcntl
 import itertools
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,24 +24,8 @@ import numpy as np
 
 # Bump when a tokenizer of the same size would come out otherwise.
 VERSION = 1
-ONSETS = (
-    "",
-    *"bcdfghjklmnprstvwz",
-    "bl",
-    "ch",
-    "cl",
-    "cr",
-    "dr",
-    "fl",
-    "gr",
-    "pl",
-    "pr",
-    "sh",
-    "st",
-    "str",
-    "th",
-    "tr",
-)
+CLUSTERS = ("bl", "ch", "cl", "cr", "dr", "fl", "gr", "pl", "pr", "sh", "st", "str", "th", "tr")
+ONSETS = ("", *"bcdfghjklmnprstvwz", *CLUSTERS)
 NUCLEI = ("a", "e", "i", "o", "u", "ai", "ea", "ee", "ie", "oo", "ou", "y")
 CODAS = ("", "", "", *"bdgklmnprst", "ck", "ct", "ng", "nt", "rd", "st")
 SYLLABLES = (1, 1, 2, 2, 2, 3, 3)
@@ -91,9 +76,9 @@ def _make(folder: Path, vocabulary: int) -> None:
         special_tokens=[END_OF_TEXT],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_corpus(vocabulary), trainer)
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT, "model_max_length": 2**20}
     words = made_up_words(WORDS_A_TOKEN * vocabulary)
+    tokenizer.train_from_iterator(_corpus(words), trainer)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT, "model_max_length": 2**20}
     encoded = tokenizer.encode_batch([f" {word}" for word in words])
     files = {
         "words.json": json.dumps([words, [len(each.ids) for each in encoded]]),
@@ -106,9 +91,8 @@ def _make(folder: Path, vocabulary: int) -> None:
         partial.replace(folder / name)
 
 
-def _corpus(vocabulary: int) -> Iterator[str]:
+def _corpus(words: Sequence[str]) -> Iterator[str]:
     """Every word with a space before it, as often as Zipf's law has it (rank r about 1/r as often as the first)."""
-    words = made_up_words(WORDS_A_TOKEN * vocabulary)
     for rank, word in enumerate(words, 1):
         yield f" {word}" * max(1, min(200, len(words) // (20 * rank)))
 

@@ -37,11 +37,13 @@ class PromptPool:
     ) -> None:
         """tokenizer: the folder of one of `local_tokenizer`, for prompts as text; None: token ids."""
         self.late = 0
-        make: Callable[[int, int], Sequence[Prompt]] = (
-            partial(_ids, prompt_tokens, vocabulary) if tokenizer is None else partial(_texts, tokenizer, prompt_tokens)
+        make: Callable[..., Sequence[Prompt]] = (
+            partial(random_prompts, prompt_tokens=prompt_tokens, vocabulary=vocabulary)
+            if tokenizer is None
+            else partial(texts, tokenizer, prompt_tokens=prompt_tokens)
         )
-        self._ready = iter(make(count, seed))
-        self._more = (make(1, seed + batch)[0] for batch in itertools.count(1))
+        self._ready = iter(make(count=count, seed=seed))
+        self._more = (make(count=1, seed=seed + batch)[0] for batch in itertools.count(1))
 
     def next(self) -> Prompt:
         """A prompt that was not handed out before."""
@@ -49,11 +51,3 @@ class PromptPool:
             return prompt
         self.late += 1
         return next(self._more)
-
-
-def _ids(prompt_tokens: int, vocabulary: int, count: int, seed: int) -> list[list[int]]:
-    return random_prompts(count, prompt_tokens, vocabulary, seed)
-
-
-def _texts(tokenizer: Path, prompt_tokens: int, count: int, seed: int) -> list[str]:
-    return texts(tokenizer, count, prompt_tokens, seed)
