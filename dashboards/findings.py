@@ -32,6 +32,7 @@ from dashboards.findings_prose import (
     KILL_NOTE,
     LANDSCAPE_NOTE,
     NOISE_NOTE,
+    OPTIONS_NOTE,
     PART_NOTE,
     POWER_NOTE,
     RESIDENCY_NOTE,
@@ -54,6 +55,7 @@ from dashboards.findings_tables import (
 from dashboards.kill_table import aftermath, kill_table
 from dashboards.landscape_tables import SWEEPS as LANDSCAPES
 from dashboards.landscape_tables import landscape_table
+from dashboards.options import options_table
 from dashboards.repeat_tables import (
     again_table,
     false_alarms,
@@ -73,6 +75,8 @@ from orchestrator.store import ResultStore
 # Their windows have tables of their own; means over the contexts of a landscape would say nothing.
 OWN_TABLES = {*LANDSCAPES, *ABLATIONS.values(), TUNING}
 NOT_YET = "Not measured yet."
+# Their baseline is one engine with graphs up to 1,024 tokens; that of `capture-size` has them up to 512.
+OPTION_SWEEPS = ("smoke-gpu", "controls", TUNING)
 REFERENCE_CELL = {
     "model": "Qwen/Qwen2.5-1.5B", "kind": "prefill", "prompt_tokens": 512, "output_tokens": 1, "concurrency": 128,
 }  # fmt: skip
@@ -110,6 +114,9 @@ def page(
             _run(trials, windows),
             "\nOf the time for which the GPU was held, by the host's own account:\n",
             time_spent(store),
+            "\n## Before you reach for MPS\n",
+            OPTIONS_NOTE,
+            options_table(verdicts, OPTION_SWEEPS),
             "\n## Verdicts\n",
             VERDICT_NOTE,
             verdict_table(verdicts.filter(~pl.col("sweep").is_in(OWN_TABLES))),

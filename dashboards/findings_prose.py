@@ -11,6 +11,12 @@ alone on one core, frontend and clients on another, and weights are dummies, whi
 What was run:
 """
 
+OPTIONS_NOTE = """What a second engine gives, beside what settings of one engine give in the same cell, the largest
+first. Each option is over one pinned engine with CUDA graphs up to 1,024 tokens, or that engine over one without it.
+Where EngineCore bounds the one engine, whatever takes work off the host helps, and much of it costs nothing; where the
+power limit binds, nothing here helps much. One boot decides nothing: read it as where to look.
+"""
+
 VERDICT_NOTE = """The ratio is of throughput, at equal total concurrency, as a geometric mean over boots. Three sets of
 boots are the least for `wins` or `loses`. Their number stood in the sweep files before anything was measured, so the
 intervals are Student's (`--planned-boots`); whoever adds boots after a look has to drop that.

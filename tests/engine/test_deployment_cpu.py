@@ -133,7 +133,7 @@ from orchestrator.observation import WindowOrder
 from orchestrator.trial import Workload
 from tests.engine.conftest import SINGLE, block_of
 
-work = Workload("decode", 64, 16)
+work = Workload(sys.argv[2], 64, 16)
 block = block_of(Path(sys.argv[1]), work, (SINGLE,))
 with host_nursery() as births, open_deployment(block, block.arms, settle_worker(), births) as deployment:
     deployment.measure(WindowOrder(SINGLE, work, 4, 0.2, 0.5, 1))
@@ -142,12 +142,18 @@ with host_nursery() as births, open_deployment(block, block.arms, settle_worker(
 """
 
 
-def test_an_owner_killed_in_a_window_leaves_nothing(model: Path, vllm_cpu: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["decode", "decode-replay"])
+def test_an_owner_killed_in_a_window_leaves_nothing(kind: str, model: Path, vllm_cpu: str, tmp_path: Path) -> None:
+    """Nor does an EngineCore that replays a step, and hears nothing meanwhile."""
     mark = secrets.token_hex(8)
     environment = {**os.environ, MARK: mark, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     with (tmp_path / "owner.log").open("wb") as log:
         owner = subprocess.Popen(
-            [sys.executable, "-c", OWNER, str(model)], env=environment, stdout=subprocess.PIPE, stderr=log, cwd=ROOT
+            [sys.executable, "-c", OWNER, str(model), kind],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd=ROOT,
         )
     try:
         assert owner.stdout is not None
