@@ -171,7 +171,7 @@ class StepCounters:
 
     def read(self) -> dict[str, int]:
         """Every counter since the engine came up."""
-        return dict(zip(COUNTERS, (int(value) for value in self._slots), strict=False))
+        return dict(zip(COUNTERS, (int(value) for value in self._slots[: len(COUNTERS)]), strict=True))
 
     @property
     def replay_ready(self) -> bool:
