@@ -286,9 +286,13 @@ def _log_rate(repeat: Repeat, seen: Observation) -> float | None:
         return None
     rate = prefill_tokens_s(repeat, seen)
     if rate is None:
-        prefill = repeat.cell.workload.phase == "prefill"
-        rate = (seen.prompt_tokens if prefill else seen.output_tokens) / seen.duration_s
+        rate = _credited_tokens(repeat, seen) / seen.duration_s
     return math.log(rate) if rate > 0 else None
+
+
+def _credited_tokens(repeat: Repeat, seen: Observation) -> int:
+    """The tokens that a rate is of: as in `contrast.rate`, prompt tokens in prefill, else output tokens."""
+    return seen.prompt_tokens if repeat.cell.workload.phase == "prefill" else seen.output_tokens
 
 
 def _seed(repeat: Repeat, arm: str, round_index: int) -> int:
@@ -321,7 +325,7 @@ def finish(log: RepeatLog, block: Block, context: BlockContext) -> DoneRepeat:
 def _summary(repeat: Repeat, trial: TrialLog) -> TrialSummary:
     work = repeat.cell.workload
     seconds = sum(seen.duration_s for seen in trial.observations)
-    tokens = sum(seen.prompt_tokens if work.phase == "prefill" else seen.output_tokens for seen in trial.observations)
+    tokens = sum(_credited_tokens(repeat, seen) for seen in trial.observations)
     return TrialSummary(
         trial_id=trial.trial_id,
         arm=trial.arm.name,
