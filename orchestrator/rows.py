@@ -140,8 +140,12 @@ def window_row(
 
 
 def prefill_tokens_s(repeat: Repeat, seen: Observation) -> float | None:
-    """The rate of a prefill window, free of the steps that its tokens come in; None for other kinds, and for replayed
-    steps, which are counted by the fraction."""
+    """The rate of a prefill window, free of the steps that its tokens come in; None for other kinds, and where no
+    request was served.
+
+    An engine that replays a step serves none meanwhile, and such steps are counted by the fraction; the simulator
+    serves requests in its replays too, so those are tapered.
+    """
     if repeat.cell.workload.phase != "prefill" or seen.requests.is_empty():
         return None
     return tapered_rate(seen.requests, seen.start_ns, seen.duration_s)
