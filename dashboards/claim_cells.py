@@ -15,6 +15,7 @@ from orchestrator.points import cell_of, points
 from orchestrator.sequential import ALPHA, MIN_BOOTS
 from orchestrator.spec import SWEEPS, load_spec
 from orchestrator.student import quantile
+from orchestrator.trial import REPLAYED
 from workloads.variants import split
 
 KEY = ["model", "kind", "prompt_tokens", "output_tokens", "concurrency"]
@@ -44,7 +45,7 @@ class Cell:
         """What tells it from the usual mix of 128 output tokens; empty for that."""
         if self.kind == "mixed":
             return "" if self.output_tokens == 128 else f" with {self.output_tokens} out"
-        return f" {self.kind.replace('-replay', ' replayed')}"
+        return f" {self.kind.replace(REPLAYED, ' replayed')}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from typing import Any, Literal, cast
 Backend = Literal["vllm", "vllm-cpu", "simulated"]
 Kind = Literal["mixed", "text", "prefill", "decode", "prefill-replay", "decode-replay"]
 Phase = Literal["mixed", "prefill", "decode"]
-REPLAYED = "-replay"
+REPLAYED = "-replay"  # how such a kind ends
 Sharing = Literal["single", "timesliced", "mps"]
 
 # For a field that came later: at its default it is not part of an identity, so that older trials keep theirs.
