@@ -46,14 +46,7 @@ def gain_over_context(verdicts: pl.DataFrame, parameters: Mapping[str, int] | No
         fig.add_scatter(
             x=line["prompt_tokens"].to_list(),
             y=line["ratio"].to_list(),
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": (line["ci_high"] - line["ratio"]).fill_null(0).to_list(),
-                "arrayminus": (line["ratio"] - line["ci_low"]).fill_null(0).to_list(),
-                "thickness": 1.4,
-                "width": 4,
-            },
+            error_y=error_bars(line),
             mode="lines+markers",
             name=f"{name} <span style='font-size:11px'>{_slope_words(fit)}</span>" if fit else name,
             line={"color": colour, "width": 2.2},
@@ -72,13 +65,7 @@ def gain_over_context(verdicts: pl.DataFrame, parameters: Mapping[str, int] | No
             ],
             hoverinfo="text",
         )
-    contexts = sorted(set(rows["prompt_tokens"]))
-    fig.update_xaxes(
-        type="log",
-        title_text="context (prompt tokens, log scale)",
-        tickvals=contexts,
-        ticktext=[theme.tokens(context) for context in contexts],
-    )
+    context_axis(fig, rows)
     fig.update_yaxes(
         title_text=f"throughput ratio (grey: tie, ±{margin * 100:.3g} %)", tickformat=".2~f", tickprefix="×"
     )
@@ -109,6 +96,29 @@ def slopes(verdicts: pl.DataFrame) -> pl.DataFrame:
 def known(verdicts: pl.DataFrame) -> pl.DataFrame:
     """The throughput rows that have a ratio."""
     return verdicts.filter(pl.col("metric") == "throughput", pl.col("ratio").is_finite())
+
+
+def error_bars(line: pl.DataFrame) -> dict[str, object]:
+    """Each point's interval as Plotly's `error_y`; none where it is not known."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": (line["ci_high"] - line["ratio"]).fill_null(0).to_list(),
+        "arrayminus": (line["ratio"] - line["ci_low"]).fill_null(0).to_list(),
+        "thickness": 1.4,
+        "width": 4,
+    }
+
+
+def context_axis(fig: go.Figure, rows: pl.DataFrame) -> None:
+    """A log x axis with a tick at every context that was measured."""
+    contexts = sorted(set(rows["prompt_tokens"]))
+    fig.update_xaxes(
+        type="log",
+        title_text="context (prompt tokens, log scale)",
+        tickvals=contexts,
+        ticktext=[theme.tokens(context) for context in contexts],
+    )
 
 
 def summary(rows: pl.DataFrame, parameters: Mapping[str, int] | None = None) -> str:

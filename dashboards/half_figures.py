@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from dashboards import cells, theme
-from dashboards.gain_curves import known
+from dashboards.gain_curves import context_axis, error_bars, known
 from dashboards.step_parts import BETWEEN, CELL, half_of, part_order
 from workloads.variants import VARIANTS, split
 
@@ -45,14 +45,7 @@ def halves_gain(verdicts: pl.DataFrame) -> go.Figure:
         fig.add_scatter(
             x=line["prompt_tokens"].to_list(),
             y=line["ratio"].to_list(),
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": (line["ci_high"] - line["ratio"]).fill_null(0).to_list(),
-                "arrayminus": (line["ratio"] - line["ci_low"]).fill_null(0).to_list(),
-                "thickness": 1.4,
-                "width": 4,
-            },
+            error_y=error_bars(line),
             mode="lines+markers",
             name=words,
             line={"color": COLOURS[variant], "width": 2.2, "dash": dash},
@@ -71,13 +64,7 @@ def halves_gain(verdicts: pl.DataFrame) -> go.Figure:
         said.append(f"{words}: {ends}")
     prefix = f"{theme.SIMULATED}. " if simulated else ""
     fig.layout.meta["summary"] = f"{prefix}Throughput of {arm} over {baseline}. {'; '.join(said)}."
-    contexts = sorted(set(rows["prompt_tokens"]))
-    fig.update_xaxes(
-        type="log",
-        title_text="context (prompt tokens, log scale)",
-        tickvals=contexts,
-        ticktext=[theme.tokens(context) for context in contexts],
-    )
+    context_axis(fig, rows)
     fig.add_hline(y=1, line={"color": "#8a929d", "width": 1.4, "dash": "dot"})
     fig.update_yaxes(title_text="throughput ratio", tickformat=".2~f", tickprefix="×")
     fig.update_layout(margin={"t": 92}, legend={"y": 1.0, "traceorder": "normal"})
