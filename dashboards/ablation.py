@@ -14,7 +14,7 @@ from math import hypot
 import polars as pl
 
 from dashboards.claim_cells import Cell, Reading, ratios
-from dashboards.step_parts import BETWEEN, by_half
+from dashboards.step_parts import by_half
 from orchestrator.sequential import ALPHA, MIN_BOOTS
 from orchestrator.student import quantile
 from workloads.variants import VARIANTS, split
@@ -155,8 +155,3 @@ def gain_ratio(one: Reading, other: Reading) -> Reading:
         return replace(one, refused=one.refused or f"full model: {other.refused}")
     ratio = Estimate.of(one).over(Estimate.of(other))
     return Reading(one.cell, "", ratio.value, ratio.low, ratio.high, min(one.boots, other.boots))
-
-
-def between_kernels(halves: Mapping[str, float]) -> float:
-    """The share of a step in which no kernel runs, by the profile."""
-    return halves.get(BETWEEN, 0.0) / total if (total := sum(halves.values())) else float("nan")
