@@ -13,10 +13,9 @@ from math import hypot
 
 import polars as pl
 
-from dashboards.claim_cells import Cell, Reading, ratios
+from dashboards.claim_cells import Cell, Reading, ratios, student_reading
 from dashboards.step_parts import by_half
-from orchestrator.sequential import ALPHA, MIN_BOOTS
-from orchestrator.student import quantile
+from orchestrator.sequential import MIN_BOOTS
 from workloads.variants import VARIANTS, split
 
 SWEEPS: Mapping[str, str] = {"decode": "ablation-decode-replay", "prefill": "ablation-prefill-replay"}
@@ -122,14 +121,13 @@ def ablations(verdicts: pl.DataFrame, parts: pl.DataFrame, phase: str) -> tuple[
 
 
 def over_boots(cell: Cell, values: Sequence[float], what: str = "profiled in") -> Reading:
-    """Student's interval over boots, which are the independent units; refused with fewer than a verdict needs."""
+    """The mean of one value a boot with its interval; refused with fewer boots than a verdict needs."""
     count = len(values)
     if count < MIN_BOOTS:
         return Reading(cell, f"{what} {count} of {MIN_BOOTS} boots")
     series = pl.Series(values)
     mean, deviation = float(series.mean()), float(series.std())  # type: ignore[arg-type]
-    reach = quantile(1 - ALPHA / 2, count - 1) * deviation / count**0.5
-    return Reading(cell, "", mean, mean - reach, mean + reach, count)
+    return student_reading(cell, mean, deviation, count)
 
 
 def _share(cell: Cell, halves: pl.DataFrame) -> Reading:

@@ -167,8 +167,13 @@ def _ratio(cell: Cell, row: Mapping[str, Any] | str) -> Reading:
 def _share(cell: Cell, row: Mapping[str, Any] | str) -> Reading:
     if isinstance(row, str):
         return Reading(cell, row)
-    reach = quantile(1 - ALPHA / 2, row["boots"] - 1) * row["sd"] / row["boots"] ** 0.5
-    return Reading(cell, "", row["value"], row["value"] - reach, row["value"] + reach, row["boots"])
+    return student_reading(cell, row["value"], row["sd"], row["boots"])
+
+
+def student_reading(cell: Cell, mean: float, deviation: float, boots: int) -> Reading:
+    """A mean over boots, which are the independent units, with Student's interval."""
+    reach = quantile(1 - ALPHA / 2, boots - 1) * deviation / boots**0.5
+    return Reading(cell, "", mean, mean - reach, mean + reach, boots)
 
 
 def places(readings: Iterable[Reading]) -> str:
