@@ -23,7 +23,16 @@ from dashboards.ablation import (
     over_boots,
 )
 from dashboards.claim_cells import Cell, Reading, Truth, planned, ratios
-from dashboards.claim_rules import Finding, every, every_cell, together
+from dashboards.claim_rules import (
+    Finding,
+    every,
+    every_cell,
+    half_widths,
+    negative,
+    slope_of,
+    slope_words,
+    together,
+)
 from dashboards.context_fit import Slope, best_share, left_out_errors, slope
 from orchestrator.gpus import KINDS
 from orchestrator.sequential import ALPHA
@@ -113,10 +122,7 @@ def _attention_alone(gains: Mapping[str, Sequence[Reading]]) -> Finding:
 
 
 def _line(readings: Sequence[Reading]) -> Slope | None:
-    if any(reading.refused for reading in readings):
-        return None
-    halves = [(reading.high - reading.low) / 2 for reading in readings]
-    return slope([reading.cell.prompt_tokens for reading in readings], [reading.value for reading in readings], halves)
+    return None if any(reading.refused for reading in readings) else slope_of(readings)
 
 
 def _linear(readings: Sequence[Reading]) -> Finding:
@@ -128,14 +134,13 @@ def _linear(readings: Sequence[Reading]) -> Finding:
         )
     contexts = [reading.cell.prompt_tokens for reading in readings]
     gains = [reading.value for reading in readings]
-    halves = [(reading.high - reading.low) / 2 for reading in readings]
     errors = {shape: float(error) for shape, error in left_out_errors(contexts, gains).items()}
-    share = best_share(contexts, gains, halves, [reading.boots for reading in readings])
+    share = best_share(contexts, gains, half_widths(readings), [reading.boots for reading in readings])
     figures = (
-        f"decode: {line.value:+.3f} a doubling ({line.low:+.3f} to {line.high:+.3f}), errors left out: linear "
-        f"{errors['linear']:.3f}, log-linear {errors['log-linear']:.3f}"
+        f"decode: {slope_words(line)}, errors left out: linear {errors['linear']:.3f}, "
+        f"log-linear {errors['log-linear']:.3f}"
     )
-    falls: Truth = True if line.high < 0 else False if line.low > 0 else None
+    falls = negative(line)
     # Not linear only where log-linear is best whatever the cells are within their intervals.
     fits: Truth = True if errors["linear"] < errors["log-linear"] else False if share >= 1 - ALPHA / 2 else None
     holds = every([falls, fits])
@@ -150,7 +155,7 @@ def _steeper(lines: Mapping[str, Slope | None]) -> Finding:
     prefill, decode = lines["prefill"], lines["decode"]
     if prefill is None or decode is None:
         return Finding(None, "", ("the slope in prefill or in decode is not known",))
-    figures = f"prefill: {prefill.value:+.3f} a doubling ({prefill.low:+.3f} to {prefill.high:+.3f})"
+    figures = f"prefill: {slope_words(prefill)}"
     holds: Truth = True if prefill.high < decode.low else False if prefill.low > decode.high else None
     return Finding(holds, figures, () if holds else ("the slope in prefill is not below that in decode",))
 

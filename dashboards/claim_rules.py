@@ -103,9 +103,9 @@ def falls_with_context(readings: Sequence[Reading]) -> Finding:
     counted = [reading for reading in readings if not reading.refused]
     if len(counted) < len(readings):
         return Finding(None, f"slope of {size} not known", missing(readings))
-    line = _slope(counted)
-    holds = _negative(line)
-    return Finding(holds, f"{size}: {_slope_words(line)}", () if holds else (_slope_fault(size, line),))
+    line = slope_of(counted)
+    holds = negative(line)
+    return Finding(holds, f"{size}: {slope_words(line)}", () if holds else (_slope_fault(size, line),))
 
 
 def log_linear(readings: Sequence[Reading]) -> Finding:
@@ -135,21 +135,21 @@ def _shape_of_model(readings: Sequence[Reading]) -> Finding:
     measured = f"{len(counted)} of {len(readings)} contexts"
     if len(counted) < FEWEST_CONTEXTS:
         return Finding(None, f"{size}: {measured}", (f"{measured} measured at {size}, {FEWEST_CONTEXTS} wanted",))
-    line = _slope(counted)
+    line = slope_of(counted)
     contexts = [reading.cell.prompt_tokens for reading in counted]
     gains = [reading.value for reading in counted]
     errors = {shape: float(error) for shape, error in left_out_errors(contexts, gains).items()}
-    share = best_share(contexts, gains, _half_widths(counted), [reading.boots for reading in counted])
+    share = best_share(contexts, gains, half_widths(counted), [reading.boots for reading in counted])
     first = min(SHAPES, key=lambda shape: errors[shape]) == SHAPES[0]
     told = ", ".join(f"{shape} {errors[shape]:.3f}" for shape in SHAPES)
     figures = (
-        f"{size} ({measured}): {_slope_words(line)}, errors left out {told}, log-linear best in {share:.0%} of draws"
+        f"{size} ({measured}): {slope_words(line)}, errors left out {told}, log-linear best in {share:.0%} of draws"
     )
     fits: Truth = True if first else False if share <= ALPHA / 2 else None
-    holds = every([_negative(line), fits])
+    holds = every([negative(line), fits])
     if holds is False and len(counted) < len(readings):
         holds = None
-    reasons = [] if _negative(line) else [_slope_fault(size, line)]
+    reasons = [] if negative(line) else [_slope_fault(size, line)]
     reasons += [] if first else [f"another shape predicts better at {size}"]
     return Finding(holds, figures, tuple(reasons))
 
@@ -186,16 +186,19 @@ def missing(readings: Sequence[Reading]) -> tuple[str, ...]:
     return _open(lost, [None] * len(lost))
 
 
-def _slope(readings: Sequence[Reading]) -> Slope:
+def slope_of(readings: Sequence[Reading]) -> Slope:
+    """Of the value over log context, with the readings' intervals carried through; all of them have to count."""
     contexts = [reading.cell.prompt_tokens for reading in readings]
-    return slope(contexts, [reading.value for reading in readings], _half_widths(readings))
+    return slope(contexts, [reading.value for reading in readings], half_widths(readings))
 
 
-def _half_widths(readings: Sequence[Reading]) -> list[float]:
+def half_widths(readings: Sequence[Reading]) -> list[float]:
+    """Of the intervals, one a reading."""
     return [(reading.high - reading.low) / 2 for reading in readings]
 
 
-def _negative(line: Slope) -> Truth:
+def negative(line: Slope) -> Truth:
+    """Whether the whole interval lies below zero; False: above it; None: it straddles."""
     return True if line.high < 0 else False if line.low > 0 else None
 
 
@@ -203,5 +206,6 @@ def _slope_fault(size: str, line: Slope) -> str:
     return f"the slope of {size} is {'positive' if line.low > 0 else 'negative' if line.high < 0 else 'open in sign'}"
 
 
-def _slope_words(line: Slope) -> str:
+def slope_words(line: Slope) -> str:
+    """`-0.120 a doubling (-0.150 to -0.090)`"""
     return f"{line.value:+.3f} a doubling ({line.low:+.3f} to {line.high:+.3f})"
