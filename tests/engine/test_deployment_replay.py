@@ -14,7 +14,7 @@ from orchestrator.certificate import certify, planned_for
 from orchestrator.deployment import EngineDeployment
 from orchestrator.engine import Engine
 from orchestrator.errors import WindowError
-from orchestrator.observation import ReplayedStep, WindowOrder
+from orchestrator.observation import Observation, ReplayedStep, WindowOrder
 from orchestrator.plan import Block
 from orchestrator.step_replay import Step, Wish, _watch
 from orchestrator.trial import Arm, Kind, Workload
@@ -31,11 +31,16 @@ def order_of(arm: Arm, work: Workload, seed: int = 3) -> WindowOrder:
     return WindowOrder(arm, work, CLIENTS, warmup_s=0.2, window_s=1.0, seed=seed)
 
 
+def certified(deployment: EngineDeployment, block: Block, order: WindowOrder) -> Observation:
+    """Measure one window, of which every check of the certificate has to hold."""
+    seen = deployment.measure(order)
+    assert certify(order, seen, planned_for(block.repeats[0], deployment.boots[order.arm.name])).failures == ()
+    return seen
+
+
 @pytest.mark.parametrize("arm", [SINGLE, PAIR], ids=lambda arm: arm.name)
 def test_a_decode_step_of_all_clients_is_replayed(arm: Arm, deployment: EngineDeployment, decode_block: Block) -> None:
-    order = order_of(arm, DECODE)
-    seen = deployment.measure(order)
-    assert certify(order, seen, planned_for(decode_block.repeats[0], deployment.boots[arm.name])).failures == ()
+    seen = certified(deployment, decode_block, order_of(arm, DECODE))
     each = CLIENTS // arm.engines
     assert [engine.replayed for engine in seen.engines] == [ReplayedStep(each, each, "call", each)] * arm.engines
     steps = [engine.steps for engine in seen.engines]
@@ -50,9 +55,7 @@ def test_a_decode_step_of_all_clients_is_replayed(arm: Arm, deployment: EngineDe
 
 
 def test_a_prefill_step_counts_its_prompt_tokens(deployment: EngineDeployment, decode_block: Block) -> None:
-    order = order_of(SINGLE, PREFILL)
-    seen = deployment.measure(order)
-    assert certify(order, seen, planned_for(decode_block.repeats[0], deployment.boots["single"])).failures == ()
+    seen = certified(deployment, decode_block, order_of(SINGLE, PREFILL))
     (engine,) = seen.engines
     assert engine.replayed is not None and engine.steps
     assert engine.replayed.sequences == CLIENTS
@@ -63,9 +66,7 @@ def test_a_prefill_step_counts_its_prompt_tokens(deployment: EngineDeployment, d
 @pytest.mark.parametrize("kind", ["mixed", "decode"])
 def test_an_engine_that_replayed_serves_on(kind: Kind, deployment: EngineDeployment, decode_block: Block) -> None:
     deployment.measure(order_of(SINGLE, DECODE, seed=8))
-    order = order_of(SINGLE, Workload(kind, 64, 16), seed=9)
-    seen = deployment.measure(order)
-    assert certify(order, seen, planned_for(decode_block.repeats[0], deployment.boots["single"])).failures == ()
+    seen = certified(deployment, decode_block, order_of(SINGLE, Workload(kind, 64, 16), seed=9))
     assert seen.requests.height > 0 and seen.engines[0].replayed is None
 
 
@@ -86,9 +87,7 @@ def test_where_no_full_step_comes_the_window_fails_and_the_engines_stay(
     with pytest.raises(WindowError, match="tokens came within 1 s"):
         deployment.measure(order_of(PAIR, DECODE))
     monkeypatch.undo()
-    order = order_of(PAIR, DECODE, seed=4)
-    seen = deployment.measure(order)
-    assert certify(order, seen, planned_for(decode_block.repeats[0], deployment.boots[PAIR.name])).failures == ()
+    certified(deployment, decode_block, order_of(PAIR, DECODE, seed=4))
 
 
 def test_a_step_that_cannot_be_captured_is_told_at_once(
@@ -101,9 +100,7 @@ def test_a_step_that_cannot_be_captured_is_told_at_once(
     with pytest.raises(WindowError, match="planted: no capture"):
         deployment.measure(order_of(PAIR, DECODE))
     fail.unlink()
-    order = order_of(PAIR, DECODE, seed=4)
-    seen = deployment.measure(order)
-    assert certify(order, seen, planned_for(decode_block.repeats[0], deployment.boots[PAIR.name])).failures == ()
+    certified(deployment, decode_block, order_of(PAIR, DECODE, seed=4))
 
 
 @pytest.mark.parametrize("work", [DECODE, PREFILL], ids=lambda work: work.kind)
