@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import polars as pl
@@ -147,6 +148,18 @@ def test_what_the_readme_says_of_tuning_and_of_replayed_steps_stands_in_the_reco
     assert "{} to {} times the decode work".format(*spans["decode-replay", "single"]) in text
     assert "MPS gives {} to {} times".format(*spans["decode-replay", "timesliced2"]) in text
     assert spans["prefill-replay", "single"] == ["1.00"] * 2 and spans["prefill-replay", "timesliced2"] == ["1.07"] * 2
+
+
+def test_the_recorded_storm_lost_nothing_and_is_what_the_docs_say():
+    storm = json.loads((ROOT / "reference" / "storm.json").read_text())
+    assert storm["sound"] and storm["rows"] == storm["trials"] == storm["outcomes"]["ok"] and not storm["strays"]
+    text = " ".join((ROOT / "docs" / "fleet.md").read_text().split())
+    kills = "{host} hosts, {raylet} raylets, {node} nodes and {driver} drivers".format(**storm["kills"])
+    told = f"{kills} in {storm['seconds']:.0f} s over {storm['sweeps']} sweeps"
+    assert told in text and sum(storm["kills"].values()) == 300
+    assert f"each of their {storm['trials']:,} trials is there once" in text
+    assert f"{storm['lost_attempts']} lost attempts are on record" in text
+    assert f"no repeat took more than {storm['most_attempts']} attempts" in text
 
 
 def test_no_store_is_said(tmp_path, capsys):
