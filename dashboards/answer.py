@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from dashboards import cells, theme
+from orchestrator.trial import REPLAYED
 
 QUESTION = "When do several engines on one GPU beat one?"
 STEPS = {
@@ -12,6 +13,13 @@ STEPS = {
     "kernel_overlap": "kernel overlap",
     "mps_cost": "MPS's own cost",
 }
+# Replayed steps have no host in the path: there the same pair of arms shows what is paid for smaller batches.
+SPLIT = "splitting the batch"
+
+
+def step_words(part: str | None, kind: str) -> str:
+    """What a pair of arms isolates, in a load of this kind; empty for a pair that isolates nothing."""
+    return SPLIT if part == "host_parallelism" and kind.endswith(REPLAYED) else STEPS.get(part or "", "")
 
 
 def headline(verdicts: pl.DataFrame) -> list[str]:
@@ -59,13 +67,13 @@ def detail(verdicts: pl.DataFrame) -> list[str]:
         verdicts.filter(
             pl.col("metric") == "throughput", pl.col("part").is_in(list(STEPS)), pl.col("ratio").is_finite()
         )
-        .group_by("part", "arm", "baseline")
-        .agg(ratio=pl.col("ratio").median(), cells=pl.len())
-        .sort("part", "arm", "baseline")
+        .group_by("part", "arm", "baseline", replayed=pl.col("kind").str.ends_with(REPLAYED))
+        .agg(pl.col("ratio").median(), pl.col("kind").first())
+        .sort("replayed", "part", "arm", "baseline")
     )
     parts = [
-        f"{STEPS[part]} ({arm} / {baseline}) {theme.percent(ratio)}"
-        for part, arm, baseline, ratio, _ in steps.iter_rows()
+        f"{step_words(part, kind)} ({arm} / {baseline}) {theme.percent(ratio)}"
+        for part, arm, baseline, _, ratio, kind in steps.iter_rows()
     ]
     if parts:
         said.append(f"By step, median over cells: {', '.join(parts)}.")

@@ -16,7 +16,7 @@ from dashboards.page import Page
 from dashboards.table import csv_link, pairs, table
 from dashboards.world import World
 from orchestrator.store import ResultStore
-from orchestrator.trial import phase_of
+from orchestrator.trial import REPLAYED, phase_of
 
 MOST_TRACES, MOST_CSV_ROWS = 60, 4000  # keep the page below 8 MB
 STEP_ORDER = [*answer.STEPS, "gain", None]
@@ -86,12 +86,13 @@ def _maps(page: Page, world: World, prefix: str) -> None:
             page.figure(f"{prefix}map {scene.label} {_pair(rows)}", fig, scene.label, wide + 90)
         if not parts:
             continue
+        first = answer.step_words("host_parallelism", scene.kind)
         page.add("<h3>The same gain, split</h3><p class='lead'>Several engines without MPS against one engine is what")
-        page.add("host parallelism alone gives; the step from there to MPS is kernel overlap.</p>")
+        page.add(f"{first} alone gives; the step from there to MPS is kernel overlap.</p>")
         page.add("<div class='columns'>" if wide < COLUMN_PX else "<div>")
         for rows in parts:
             fig = figures.verdict_map(rows, trials, limit, world.parameters, scale=wide >= COLUMN_PX)
-            words = answer.STEPS.get(rows["part"][0] or "", "")
+            words = answer.step_words(rows["part"][0], scene.kind)
             page.figure(
                 f"{prefix}map {scene.label} {_pair(rows)}", fig, f"{words}: {_pair(rows)}" if words else "", wide
             )
@@ -112,13 +113,16 @@ def _gains(page: Page, world: World, prefix: str) -> None:
 
 
 def _latency(page: Page, world: World, prefix: str) -> None:
+    served = world.measured.filter(~pl.col("kind").str.ends_with(REPLAYED))
+    if served.is_empty():  # replayed steps have no requests
+        return
     page.section(
         f"{prefix}latency",
         "What it costs in latency",
         "A gain that is paid for in latency shows here. At one fixed concurrency Little's law ties throughput to"
         " request latency, so all points fall on one line; a ladder of concurrencies opens it up.",
     )
-    for (kind,), rows in world.measured.group_by("kind", maintain_order=True):
+    for (kind,), rows in served.group_by("kind", maintain_order=True):
         latency = "e2e_p50_s" if phase_of(kind) == "prefill" else "tpot_p50_s"
         choices = {"all contexts": figures.throughput_over_latency(rows, latency)}
         if rows["concurrency"].n_unique() > 1:
@@ -127,7 +131,7 @@ def _latency(page: Page, world: World, prefix: str) -> None:
         words = f"{kind} load; mark shape is the model, bars span the boots from the lowest to the highest mean."
         page.add(page.plot(f"{prefix}tradeoff {kind}", choices, words, 520))
     for scene, headline, _ in _scenes(world):
-        for rows in headline:
+        for rows in headline if not scene.kind.endswith(REPLAYED) else ():
             fig = figures.latency_ratios(rows, world.parameters)
             page.figure(
                 f"{prefix}latencies {scene.label} {_pair(rows)}", fig, f"{scene.label}; bars: 95 % intervals.", 520

@@ -74,6 +74,15 @@ def test_the_report_has_a_section(store: ResultStore) -> None:
     assert "full model: " in page and all(f"{variant}: " in page for variant in VARIANTS)
 
 
+def test_replayed_steps_have_no_latency_and_no_host_to_speak_of(store: ResultStore, tmp_path: Path) -> None:
+    page = report.report(store)
+    assert "latency" not in Tags(page).ids
+    assert "splitting the batch (timesliced2 / single)" in page and "host parallelism" not in page
+    served = report.report(store_of(tmp_path, *landscape(models=(MODEL,))))
+    assert "latency" in Tags(served).ids
+    assert "host parallelism (timesliced2 / single)" in served and "splitting the batch" not in served
+
+
 def test_the_app_shows_them_with_the_ablations(world: World, store: ResultStore) -> None:
     chosen = SimpleNamespace(snapshot=SimpleNamespace(places=(Place(0, store, world),)))
     panels = [block for block in ablations.blocks(chosen) if isinstance(block, Panel)]  # type: ignore[arg-type]
