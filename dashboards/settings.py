@@ -12,6 +12,7 @@ import polars as pl
 from orchestrator.spec import SWEEPS, SweepSpec, load_spec
 
 PAIR = ["sweep", "backend", "gpu_kind", "arm", "baseline"]
+LARGEST_GRAPH, GRAPH_SIZES = "max_cudagraph_capture_size", "cudagraph_capture_sizes"
 SETTINGS = ("sharing", "engines", "active_thread_percentage", "cores_per_engine", "pinned")
 
 
@@ -38,9 +39,15 @@ def arm_settings(trials: pl.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ, with both values; None where an arm leaves the setting alone."""
+    """Settings that differ, with both values; None where an arm leaves the setting alone.
+
+    The largest CUDA graph and the list of sizes up to it are one setting.
+    """
     keys = list(dict.fromkeys([*one, *other]))
-    return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
+    found = {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
+    if LARGEST_GRAPH in found:
+        found.pop(GRAPH_SIZES, None)
+    return found
 
 
 def in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:

@@ -115,6 +115,13 @@ def test_pairs_that_differ_in_one_setting_and_in_none(small: Frames) -> None:
     assert set(settings.ablations(verdicts, other)["difference"]) == {"async_scheduling default (True)"}
 
 
+def test_the_largest_graph_and_the_sizes_up_to_it_are_one_setting() -> None:
+    dense, sparse = {"max_cudagraph_capture_size": 1024}, {"max_cudagraph_capture_size": 8192}
+    sizes = {"cudagraph_capture_sizes": [1, 8192]}
+    assert settings.differences(sparse | sizes, dense) == {"max_cudagraph_capture_size": (8192, 1024)}
+    assert settings.differences(dense | sizes, dense) == {"cudagraph_capture_sizes": ([1, 8192], None)}
+
+
 def test_readings_are_rates_of_all_engines_and_the_slowest_core(small: Frames) -> None:
     measured = cells.measured(*small).filter(pl.col("repeat") == 0, arm="mps2").head(1)
     row = measured.row(0, named=True)
