@@ -7,16 +7,17 @@ from typing import Any
 
 from dash import html
 
+from dashboards import answer
 from dashboards.app.chosen import VIEW_WORDS, VIEWS, Chosen
 
 # As many choices as stand side by side; more go into a list.
 MOST_LINKS = 6
-STEP_WORDS = {
-    "gain": "the whole gain",
-    "host_parallelism": "host parallelism",
-    "kernel_overlap": "kernel overlap: the difference",
-    "mps_cost": "MPS's own cost",
-}
+LONGER_WORDS = {"gain": "the whole gain", "kernel_overlap": "kernel overlap: the difference"}
+
+
+def step_words(part: str | None, kind: str) -> str:
+    """What a pair of arms shows in a load of this kind, as a link says it; empty where it isolates nothing."""
+    return LONGER_WORDS.get(part or "") or answer.step_words(part, kind)
 
 
 def choice(label: str, options: Sequence[tuple[str, str, bool]], name: str) -> Any:
@@ -86,7 +87,7 @@ def pair_choice(chosen: Chosen, path: str) -> Any:
     """Between mps, timesliced and their difference."""
     options = [
         (
-            f"{arm} / {baseline}" + (f": {STEP_WORDS[part]}" if part in STEP_WORDS else ""),
+            ": ".join(filter(None, [f"{arm} / {baseline}", step_words(part, chosen.kind)])),
             path + chosen.selection.but(pair=f"{arm}~{baseline}").search,
             (arm, baseline, part) == chosen.pair,
         )

@@ -72,7 +72,7 @@ def _verdict_cards(verdicts: pl.DataFrame) -> Any:
     cards = []
     for row in verdicts.filter(pl.col("metric") == "throughput").iter_rows(named=True):
         ratio = theme.percent(row["ratio"]) if row["ratio"] is not None else "no ratio"
-        words = choice.STEP_WORDS.get(row["part"] or "", "")
+        words = choice.step_words(row["part"], row["kind"])
         bounds = f"{row['verdict']} [{theme.interval(row['ci_low'], row['ci_high'])}]"
         cards.append(
             html.Div(
