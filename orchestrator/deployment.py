@@ -23,7 +23,15 @@ from typing import Any
 from orchestrator import cores
 from orchestrator.cores import Placement, Topology, gpu_numa_node, read_topology, share_of_gpu
 from orchestrator.engine import Engine, Launch, boot_phases, engine_process
-from orchestrator.engine_settings import cache_home, cores_of, engine_args, environment, place, tokenizer_of, weights_of
+from orchestrator.engine_settings import (
+    cores_of,
+    engine_args,
+    environment,
+    model_folder,
+    place,
+    tokenizer_of,
+    weights_of,
+)
 from orchestrator.gpu_devices import Gpu, list_gpus
 from orchestrator.gpu_lease import clean_gpu, leased_gpu
 from orchestrator.gpu_telemetry import GpuSampler
@@ -36,8 +44,8 @@ from orchestrator.observation import BootFacts, Observation, WindowOrder
 from orchestrator.plan import Block
 from orchestrator.process import tail
 from orchestrator.provenance import software
-from orchestrator.trial import Arm, fingerprint
-from workloads.catalogue import config_folder, load_model
+from orchestrator.trial import Arm
+from workloads.catalogue import load_model
 
 # A cold compile cache took 85 s on an H200 host; a slower disk or CPU takes several times that.
 BOOT_LIMIT_S = 600.0
@@ -131,8 +139,7 @@ def _boot(
     sockets: str,
 ) -> dict[str, list[Engine]]:
     """Start every engine, then wait for all: they boot in the time of one. going: by arm, what ends its engines."""
-    # vLLM's compile cache goes by the path of the model too: the same model must lie in the same place at every boot.
-    model_folder = config_folder(block.model, cache_home() / "models" / fingerprint(load_model(block.model).config))
+    folder_of_model = model_folder(block)
     tokenizer = tokenizer_of(block, load_model(block.model).vocabulary)
     engines: dict[str, list[Engine]] = {}
     for arm in arms:
@@ -144,7 +151,7 @@ def _boot(
                 arm=arm.name,
                 index=index,
                 token=token,
-                engine_args=engine_args(block, arm, model_folder, gpu, tokenizer),
+                engine_args=engine_args(block, arm, folder_of_model, gpu, tokenizer),
                 weights=weights_of(block, arm),
                 environment={
                     **environment(arm, gpu.name if gpu else "cpu", _connection(arm, gpu, mps, token)),

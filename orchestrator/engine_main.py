@@ -3,7 +3,7 @@
 Forked by the nursery (`orchestrator.nursery_main`), which has imported vLLM already. Orders come as JSON lines, answers
 go as JSON lines, and an answer with a table is followed by `payload_bytes` of Arrow IPC.
     boot     {engine_args, counters_path, weights}          -> ready {pid, engine_core_pid, ...} | failed {reason}
-    load     {clients, prompt_tokens, output_tokens, text, residual, seed, prompts, stagger_s}   -> loaded
+    load     {clients, prompt_tokens, output_tokens, text, image, residual, seed, prompts, stagger_s}   -> loaded
     start    {start_ns}                                      -> ramped {at_ns}  once every client has a first token
     window   {start_ns, end_ns}                              -> window {...} + requests and token counts
     replay   {tokens, sequences, decode, profile_steps, limit_s}   -> window {..., replay}, of one step
@@ -123,7 +123,8 @@ async def obey(engine: Any, vocabulary: int, orders: asyncio.StreamReader, answe
             residual=order["residual"],
         )
         tokenizer = Path(model.tokenizer) if order["text"] else None
-        prompts = PromptPool(order["prompts"], load.prompt_tokens, vocabulary, load.seed, tokenizer)
+        images = model.hf_config.to_dict() if order["image"] else None
+        prompts = PromptPool(order["prompts"], load.prompt_tokens, vocabulary, load.seed, tokenizer, images)
         loop = ClosedLoop(VllmTarget(engine, load.prompt_tokens), load, prompts)
         answer.say({"event": "loaded"})
         await run_load(loop, orders, answer)

@@ -10,8 +10,10 @@ from typing import Any
 from orchestrator.cores import EngineCores, Placement, Topology, placement
 from orchestrator.gpu_devices import Gpu
 from orchestrator.plan import Block
-from orchestrator.trial import Arm
+from orchestrator.trial import Arm, fingerprint
 from workloads import engine_plugin
+from workloads.catalogue import config_folder, load_model
+from workloads.images import image_folder
 from workloads.local_tokenizer import tokenizer_folder
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -35,20 +37,35 @@ def tokenizer_of(block: Block, vocabulary: int) -> Path | None:
     return tokenizer_folder(cache_home(), min(VOCABULARY, vocabulary))
 
 
-def engine_args(
-    block: Block, arm: Arm, model_folder: Path, gpu: Gpu | None, tokenizer: Path | None = None
-) -> dict[str, Any]:
-    """Keyword arguments of vLLM's AsyncEngineArgs for one engine of `arm`.
+def model_folder(block: Block) -> Path:
+    """What the block's engines boot from, below the caches, where the same model lies in the same place at every boot:
+    vLLM's compile cache goes by the path, too."""
+    config = load_model(block.model).config
+    home = cache_home() / "models" / fingerprint(config)
+    return image_folder(config, home / "images") if _with_images(block) else config_folder(block.model, home)
 
-    Prefix caching is off, and without `tokenizer` none is loaded: prompts are unique random token ids. KV bytes are
-    given, so that engines can boot side by side without profiling each other's memory.
+
+def _with_images(block: Block) -> bool:
+    return any(repeat.cell.workload.with_image for repeat in block.repeats)
+
+
+def engine_args(block: Block, arm: Arm, model: Path, gpu: Gpu | None, tokenizer: Path | None = None) -> dict[str, Any]:
+    """Keyword arguments of vLLM's AsyncEngineArgs for one engine of `arm`. model: from `model_folder`.
+
+    Prefix caching is off, and without `tokenizer` none is loaded: prompts are unique random token ids. With images it
+    lies in the model's folder, and no image is kept, as none comes again. KV bytes are given, so that engines can boot
+    side by side without profiling each other's memory.
     """
+    if _with_images(block):
+        inputs: dict[str, Any] = {"limit_mm_per_prompt": {"image": 1}, "mm_processor_cache_gb": 0}
+    else:
+        inputs = {"skip_tokenizer_init": True} if tokenizer is None else {"tokenizer": str(tokenizer)}
     sizing = block.sizing[arm.name]
     asked = {key: value for key, value in {**block.engine_args, **arm.engine_args}.items() if value is not None}
     share = block.memory[arm.name].total / gpu.memory_bytes + UTILISATION_MARGIN if gpu else CPU_UTILISATION
     return {
-        "model": str(model_folder),
-        **({"skip_tokenizer_init": True} if tokenizer is None else {"tokenizer": str(tokenizer)}),
+        "model": str(model),
+        **inputs,
         "max_model_len": sizing.max_model_len_tokens,
         "max_num_seqs": sizing.max_num_seqs,
         "kv_cache_memory_bytes": sizing.kv_bytes,

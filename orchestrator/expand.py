@@ -8,15 +8,17 @@ measured a second time, and the cells of a model lie together, since they share 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import ModelError, SpecError
 from orchestrator.gpus import KINDS
 from orchestrator.memory import request_tokens
 from orchestrator.points import cell_of, points
 from orchestrator.spec import LOAD_FORMATS, SweepSpec
 from orchestrator.trial import Arm, Backend, Cell, Repeat, canonical_json
+from workloads.catalogue import load_model
+from workloads.images import image_tokens
 
 # What a cell without a GPU has in the place of the GPU kind.
 CPU_KIND = "cpu"
@@ -38,6 +40,7 @@ def expand(spec: SweepSpec, backend: Backend, gpu_kind: str | None = None) -> tu
     models = _cells(spec, kind)
     if backend == "simulated" and any(cell.workload.as_text for cells in models for cell in cells):
         raise SpecError(f"{spec.source}: kind text is not simulated: what a tokenizer takes is measured, not modelled")
+    _check_images(spec, backend, models)
     repeats: list[Repeat] = []
     for number in range(spec.repeats):
         for cells in models:
@@ -47,6 +50,24 @@ def expand(spec: SweepSpec, backend: Backend, gpu_kind: str | None = None) -> tu
                 alone = spec.residency_check[number % len(spec.residency_check)]
                 repeats.append(Repeat(backend, max(cells, key=_length), *shared, alone))
     return tuple(repeats)
+
+
+def _check_images(spec: SweepSpec, backend: Backend, models: Sequence[Sequence[Cell]]) -> None:
+    cells = [cell for own in models for cell in own if cell.workload.with_image]
+    if not cells:
+        return
+    where = f"{spec.source}: kind image"
+    if backend == "simulated":
+        raise SpecError(f"{where} is not simulated: what images take is measured, not modelled")
+    if "checkpoint" in {spec.weights, *(arm.weights for arm in spec.arms.values())}:
+        raise SpecError(f"{where} is for dummy or random weights: the image processor is made here")
+    for cell in cells:
+        try:
+            least = image_tokens(load_model(cell.model).config)
+        except ModelError as error:
+            raise SpecError(f"{where}: {cell.model}: {error}") from error
+        if (asked := cell.workload.prompt_tokens) < least:
+            raise SpecError(f"{where}: an image alone takes {least} tokens, prompt_tokens is {asked}")
 
 
 def _gpu_kind(spec: SweepSpec, backend: Backend, found: str | None) -> str:

@@ -175,6 +175,7 @@ def _load(bench: Bench, order: WindowOrder, engines: Sequence[Engine], clients: 
                 "prompt_tokens": work.prompt_tokens,
                 "output_tokens": asked_output_tokens(work),
                 "text": work.as_text,
+                "image": work.with_image,
                 # A decode window has no prefill in it, so no request may end and be followed by another.
                 "residual": work.phase != "decode",
                 "seed": order.seed + index,

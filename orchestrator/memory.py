@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.trial import Arm, Backend, Cell, Workload
 from workloads.architecture import Architecture, bytes_per_parameter
+from workloads.images import vision_bytes
 
 GIB = 2**30
 
@@ -84,8 +85,10 @@ def size_engine(
     )
 
 
-def engine_memory(arm: Arm, sizing: EngineSizing, model: Architecture, engine_args: Mapping[str, Any]) -> EngineMemory:
-    """Bytes of one engine of `arm`.
+def engine_memory(
+    arm: Arm, sizing: EngineSizing, model: Architecture, engine_args: Mapping[str, Any], images: bool = False
+) -> EngineMemory:
+    """Bytes of one engine of `arm`; images: whether it has the model's vision tower, too.
 
     Work space is the larger MLP activation of a full step, twice (input and output of a layer live together), and
     float32 logits of every sequence, twice (sampling copies them).
@@ -95,6 +98,9 @@ def engine_memory(arm: Arm, sizing: EngineSizing, model: Architecture, engine_ar
     activations = 2 * step_tokens * (2 * model.intermediate_size + model.hidden_size) * 2
     logits = 2 * sizing.max_num_seqs * model.vocabulary * 4
     weight_width = bytes_per_parameter(str(merged.get("dtype", "bfloat16")), merged.get("quantization"))
+    tower, work = vision_bytes(model.config, step_tokens) if images else (0, 0)
     return EngineMemory(
-        weights=model.weight_bytes(weight_width), kv=sizing.kv_bytes, context=CONTEXT_BYTES + activations + logits
+        weights=model.weight_bytes(weight_width) + tower,
+        kv=sizing.kv_bytes,
+        context=CONTEXT_BYTES + activations + logits + work,
     )

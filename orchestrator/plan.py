@@ -93,8 +93,8 @@ def plan(repeats: Iterable[Repeat], gpu: GpuKind) -> Plan:
     groups: dict[tuple[Any, ...], list[Repeat]] = defaultdict(list)
     for repeat in all_repeats:
         cell = repeat.cell
-        # Engines with room for long decodes, and with a tokenizer, are others.
-        needs_boots = cell.workload.phase == "decode", cell.workload.as_text
+        # Engines with room for long decodes, with a tokenizer, and with a vision tower are others.
+        needs_boots = cell.workload.phase == "decode", cell.workload.as_text, cell.workload.with_image
         setup = setups[id(repeat.arms), id(repeat.engine_args)]
         groups[setup, repeat.backend, cell.gpu_kind, cell.model, needs_boots, repeat.number].append(repeat)
     blocks: list[Block] = []
@@ -169,7 +169,7 @@ def _block(
         cells = [repeat.cell for repeat in repeats if needs[repeat.repeat_id][arm.name] <= usable]
         if cells:
             sizing[arm.name] = size_engine(arm, cells, model, first.engine_args, first.backend)
-            memory[arm.name] = engine_memory(arm, sizing[arm.name], model, first.engine_args)
+            memory[arm.name] = engine_memory(arm, sizing[arm.name], model, first.engine_args, _with_images(cells))
     arms = tuple(arm for arm in first.arms if arm.name in sizing)
     boots = 1 if residency == "resident" else len(arms)
     windows_s = sum(expected_repeat_s(repeat) for repeat in repeats)
@@ -196,7 +196,11 @@ def expected_repeat_s(repeat: Repeat) -> float:
 
 def _arm_bytes(arm: Arm, cells: Sequence[Cell], model: Architecture, repeat: Repeat) -> int:
     sizing = size_engine(arm, cells, model, repeat.engine_args, repeat.backend)
-    return arm.engines * engine_memory(arm, sizing, model, repeat.engine_args).total
+    return arm.engines * engine_memory(arm, sizing, model, repeat.engine_args, _with_images(cells)).total
+
+
+def _with_images(cells: Sequence[Cell]) -> bool:
+    return any(cell.workload.with_image for cell in cells)
 
 
 def _resident_bytes(repeats: Sequence[Repeat], model: Architecture) -> int:

@@ -165,8 +165,9 @@ class WorkloadSection(Section):
     """What all cells have in common: used wherever `sweep` does not say otherwise."""
 
     kind: Kind = "mixed"
-    """mixed: prefill and decode as served; text: the same through a tokenizer; prefill: one output token; decode: no
-    prefill inside a window; -replay: one step of those, over and over, without the host."""
+    """mixed: prefill and decode as served; text: the same through a tokenizer; image: with an image in each prompt;
+    prefill: one output token; decode: no prefill inside a window; -replay: one step of those, over and over, without
+    the host."""
     prompt_tokens: Maybe[Count] = None
     """Input sequence length (ISL)."""
     output_tokens: Maybe[Count] = None

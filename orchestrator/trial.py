@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Any, Literal, cast
 
 Backend = Literal["vllm", "vllm-cpu", "simulated"]
-Kind = Literal["mixed", "text", "prefill", "decode", "prefill-replay", "decode-replay"]
+Kind = Literal["mixed", "text", "image", "prefill", "decode", "prefill-replay", "decode-replay"]
 Phase = Literal["mixed", "prefill", "decode"]
 REPLAYED = "-replay"  # how such a kind ends
 Sharing = Literal["single", "timesliced", "mps"]
@@ -86,6 +86,7 @@ class Workload:
     """What each request asks for. `prefill` has one output token; `decode` has no prefill inside a window.
 
     `text` is `mixed` with prompts and outputs as text, so that a tokenizer is in the path, and a detokenizer.
+    `image` is `mixed` with an image in each prompt, `prompt_tokens` in all.
     `prefill-replay` and `decode-replay` serve the same requests up to the first full step; a window of theirs runs
     that one step over and over on the GPU, with no scheduler, no sampling and no client in the path.
     """
@@ -108,14 +109,18 @@ class Workload:
     def as_text(self) -> bool:
         return self.kind == "text"
 
+    @property
+    def with_image(self) -> bool:
+        return self.kind == "image"
+
 
 def phase_of(kind: str) -> Phase:
-    """`prefill` of `prefill-replay`, `mixed` of `text`; any other kind is its own phase.
+    """`prefill` of `prefill-replay`, `mixed` of `text` and `image`; any other kind is its own phase.
 
     >>> phase_of("decode-replay")
     'decode'
     """
-    return cast(Phase, "mixed" if kind == "text" else kind.removesuffix(REPLAYED))
+    return cast(Phase, "mixed" if kind in ("text", "image") else kind.removesuffix(REPLAYED))
 
 
 @dataclass(frozen=True, slots=True)

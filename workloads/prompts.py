@@ -1,17 +1,22 @@
-"""Prompts of exact length, made before a window: unique and random, so that no prefix cache can help; ids, or text."""
+"""Prompts of exact length, made before a window: unique and random, so that no prefix cache can help.
+
+Token ids, text, or with an image.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from workloads.images import ImagePrompt, image_prompts
 from workloads.local_tokenizer import texts
 
-Prompt = list[int] | str
+Prompt = list[int] | str | ImagePrompt
 
 # Ids below this are control tokens in some vocabularies (padding, end of text); none of them is wanted in a prompt.
 FIRST_ORDINARY_ID = 256
@@ -33,17 +38,25 @@ class PromptPool:
     """
 
     def __init__(
-        self, count: int, prompt_tokens: int, vocabulary: int, seed: int, tokenizer: Path | None = None
+        self,
+        count: int,
+        prompt_tokens: int,
+        vocabulary: int,
+        seed: int,
+        tokenizer: Path | None = None,
+        images: Mapping[str, Any] | None = None,
     ) -> None:
-        """tokenizer: the folder of one of `local_tokenizer`, for prompts as text; None: token ids."""
+        """tokenizer: the folder of one of `local_tokenizer`, for prompts as text; images: the config of a model that
+        takes them, for prompts with one; neither: token ids."""
         self.late = 0
-        make: Callable[..., Sequence[Prompt]] = (
-            partial(random_prompts, prompt_tokens=prompt_tokens, vocabulary=vocabulary)
-            if tokenizer is None
-            else partial(texts, tokenizer, prompt_tokens=prompt_tokens)
-        )
-        self._ready = iter(make(count=count, seed=seed))
-        self._more = (make(count=1, seed=seed + batch)[0] for batch in itertools.count(1))
+        make: Callable[..., Iterable[Prompt]] = partial(random_prompts, vocabulary=vocabulary)
+        if tokenizer is not None:
+            make = partial(texts, tokenizer)
+        if images is not None:
+            make = partial(image_prompts, config=images)
+        self._ready = iter(make(count=count, prompt_tokens=prompt_tokens, seed=seed))
+        more = (make(count=1, prompt_tokens=prompt_tokens, seed=seed + batch) for batch in itertools.count(1))
+        self._more = itertools.chain.from_iterable(more)
 
     def next(self) -> Prompt:
         """A prompt that was not handed out before."""

@@ -1,4 +1,4 @@
-"""`vllm.AsyncLLMEngine` in this process as a target of the closed loop: token ids or text in, token counts out.
+"""`vllm.AsyncLLMEngine` in this process as a target of the closed loop: token ids, text or images in, token counts out.
 
 Only engine processes import this module. Greedy sampling, no stop, no log probabilities. Token ids are not detokenised:
 what is measured is the engine's scheduling and the model. Text is tokenised and detokenised, as a server does it.
@@ -10,17 +10,19 @@ from collections.abc import AsyncIterator
 from functools import lru_cache
 from typing import Any
 
+from PIL import Image
 from vllm import SamplingParams
 from vllm.inputs import TextPrompt, TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.loggers import StatLoggerBase
 
+from workloads.images import ImagePrompt
 from workloads.prompts import Prompt
 
 
 class VllmTarget:
-    """One engine. prompt_tokens: what a text has to be worth."""
+    """One engine. prompt_tokens: what a text, or a prompt with an image, has to be worth."""
 
     def __init__(self, engine: AsyncLLM, prompt_tokens: int) -> None:
         self.engine = engine
@@ -29,20 +31,23 @@ class VllmTarget:
     def generate(self, prompt: Prompt, output_tokens: int, request_id: str) -> AsyncIterator[Any]:
         """Yields a RequestOutput for each arrival of new tokens.
 
-        Raises ValueError where the engine made another number of tokens of a text.
+        Raises ValueError where the engine made another number of tokens of a text, or of an image.
         """
         if isinstance(prompt, str):
-            return self._as_text(prompt, output_tokens, request_id)
+            return self._checked(TextPrompt(prompt=prompt), _sampling(output_tokens, text=True), request_id)
+        if isinstance(prompt, ImagePrompt):
+            image = {"image": Image.fromarray(prompt.pixels)}
+            whole = TokensPrompt(prompt_token_ids=prompt.ids, multi_modal_data=image)
+            return self._checked(whole, _sampling(output_tokens), request_id)
         stream: AsyncIterator[Any] = self.engine.generate(
             TokensPrompt(prompt_token_ids=prompt), _sampling(output_tokens), request_id
         )
         return stream
 
-    async def _as_text(self, prompt: str, output_tokens: int, request_id: str) -> AsyncIterator[Any]:
-        stream = self.engine.generate(TextPrompt(prompt=prompt), _sampling(output_tokens, text=True), request_id)
-        async for arrival in stream:
+    async def _checked(self, prompt: Any, sampling: SamplingParams, request_id: str) -> AsyncIterator[Any]:
+        async for arrival in self.engine.generate(prompt, sampling, request_id):
             if (got := len(arrival.prompt_token_ids or ())) != self.prompt_tokens:
-                raise ValueError(f"the engine made {got} tokens of a text of {self.prompt_tokens}")
+                raise ValueError(f"the engine made {got} tokens of a prompt worth {self.prompt_tokens}")
             yield arrival
 
     def tokens(self, arrival: Any) -> int:

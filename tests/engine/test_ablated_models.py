@@ -192,6 +192,7 @@ def test_only_the_half_that_is_wanted_runs(name: str, engines: dict[str, Engine]
         "seed": 3,
         "stagger_s": 0.0,
         "text": False,
+        "image": False,
     }
     engine.order({"op": "load", "prompts": 200, **load})
     engine.expect("loaded", 30)
