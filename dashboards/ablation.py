@@ -147,9 +147,12 @@ def _place(cell: Cell) -> tuple[str, str | None, int]:
     return model, variant, cell.prompt_tokens
 
 
-def gain_ratio(one: Reading, other: Reading) -> Reading:
-    """How much more `one` gains than `other`, as a reading at the cell of `one`; refused where either is."""
+def gain_ratio(one: Reading, other: Reading, name: str = "full model") -> Reading:
+    """How much more `one` gains than `other`, as a reading at the cell of `one`; refused where either is.
+
+    name: what `other` is, where that is the reason.
+    """
     if one.refused or other.refused:
-        return replace(one, refused=one.refused or f"full model: {other.refused}")
+        return replace(one, refused=one.refused or f"{name}: {other.refused}")
     ratio = Estimate.of(one).over(Estimate.of(other))
     return Reading(one.cell, "", ratio.value, ratio.low, ratio.high, min(one.boots, other.boots))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,9 @@ from orchestrator.trial import REPLAYED
 from workloads.variants import split
 
 KEY = ["model", "kind", "prompt_tokens", "output_tokens", "concurrency"]
+
+# A model's size in its name: `-0.5B`, and `-4b` before an ending such as `-pt`.
+SIZE = re.compile(r"-(\d+(?:\.\d+)?)[Bb](?=-|$)")
 
 # Three-valued: None where the measurement leaves it open.
 Truth = bool | None
@@ -38,7 +42,7 @@ class Cell:
     @property
     def size(self) -> str:
         model, variant = split(self.model)
-        return model.rsplit("-", 1)[-1] + (f" {variant}" if variant else "")
+        return f"{size_of(model)}B" + (f" {variant}" if variant else "")
 
     @property
     def load(self) -> str:
@@ -79,6 +83,18 @@ class Reading:
         return f"{self.place}: {self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
+def size_of(model: str) -> str:
+    """Billions of parameters as the model's name has them. Raises ValueError where it has none.
+
+    >>> size_of("google/gemma-3-4b-pt")
+    '4'
+    """
+    written = SIZE.search(model)
+    if written is None:
+        raise ValueError(f"{model}: no size in the name")
+    return written[1]
+
+
 @cache
 def planned(sweep: str) -> tuple[Cell, ...]:
     """The cells of `sweeps/<sweep>.yaml` by model size, kind, output tokens and context. Raises SpecError."""
@@ -86,7 +102,7 @@ def planned(sweep: str) -> tuple[Cell, ...]:
     found = []
     for point in points(spec.sweep, spec.workload):
         cell = cell_of(point.values, spec.gpu, spec.workload.seed)
-        billions = float(split(cell.model)[0].rsplit("-", 1)[-1].removesuffix("B"))
+        billions = float(size_of(split(cell.model)[0]))
         work = cell.workload
         found.append(Cell(billions, cell.model, work.kind, work.output_tokens, work.prompt_tokens, cell.concurrency))
     return tuple(sorted(found))
@@ -98,13 +114,17 @@ def ratios(verdicts: pl.DataFrame, sweep: str, arm: str, baseline: str) -> tuple
     It counts only if it was measured on a GPU, with the planned number of clients, in three boots or more, and nothing
     forbids a verdict (docs/method.md, the grounds). Predictions of the simulator are no readings.
     """
+    rows = verdicts.filter(sweep=sweep, arm=arm, baseline=baseline, metric="throughput", backend="vllm")
+    seen = _Seen(rows.with_columns(forbidden=forbidden()))
+    return tuple(ratio_reading(cell, seen.one(cell)) for cell in planned(sweep))
+
+
+def forbidden() -> pl.Expr:
+    """Whether a ground stands against a verdict of the row, as opposed to an interval that leaves it open."""
     bent = (pl.col("verdict") == "undecided") & (
         decision.word(pl.col("ci_low").log(), pl.col("ci_high").log(), pl.col("margin")) != "undecided"
     )
-    rows = verdicts.filter(sweep=sweep, arm=arm, baseline=baseline, metric="throughput", backend="vllm")
-    judged = rows.with_columns(forbidden=pl.col("p_value").is_null() | bent)
-    seen = _Seen(judged)
-    return tuple(_ratio(cell, seen.one(cell)) for cell in planned(sweep))
+    return pl.col("p_value").is_null() | bent
 
 
 def boot_means(trials: pl.DataFrame, windows: pl.DataFrame, sweep: str, counters: Iterable[str]) -> pl.DataFrame:
@@ -156,7 +176,8 @@ class _Seen:
         return row if row["boots"] >= MIN_BOOTS else f"{row['boots']} of {MIN_BOOTS} boots"
 
 
-def _ratio(cell: Cell, row: Mapping[str, Any] | str) -> Reading:
+def ratio_reading(cell: Cell, row: Mapping[str, Any] | str) -> Reading:
+    """row: of a table of verdicts, with `forbidden`; or why there is none."""
     if isinstance(row, str):
         return Reading(cell, row)
     if row["forbidden"]:
