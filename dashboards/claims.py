@@ -2,8 +2,9 @@
 
 Each claim is judged from the cells of its own sweep alone, with the numbers of clients of the sweep's file: C1 to C4,
 C15, C16 and C17 from `scaling-landscape`, C5 and C6 from the cells of kind prefill in `prefill-landscape`, C7 to C10
-from the ablations (`dashboards/ablation_claims.py`), C18 from both landscapes. Gain is throughput of mps2 over single
-at equal total concurrency.
+from the ablations (`dashboards/ablation_claims.py`), C11 and C12 from `async-scheduling`, `tokenisation` and `images`
+(`dashboards/host_claims.py`), C18 from both landscapes. Gain is throughput of mps2 over single at equal total
+concurrency, but for C11.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from dashboards.claim_rules import (
     together,
 )
 from dashboards.findings_tables import table
+from dashboards.host_claims import host_findings
 from dashboards.landscape_tables import SWEEPS
 
 MIXED, PREFILL = SWEEPS
@@ -50,12 +52,17 @@ class Claim:
 
 
 def claims(
-    verdicts: pl.DataFrame, trials: pl.DataFrame, windows: pl.DataFrame, parts: pl.DataFrame
+    verdicts: pl.DataFrame,
+    trials: pl.DataFrame,
+    windows: pl.DataFrame,
+    parts: pl.DataFrame,
+    ladder_boots: int | None = None,
 ) -> tuple[Claim, ...]:
     """The claims in the study's order.
 
     verdicts: rows of `verdicts.judge`; trials, windows: tables of `records`; parts: of `step_parts`. Other sweeps' rows
-    are left alone, and so are predictions (backend `simulated`). Raises SpecError where a sweep file cannot be read.
+    are left alone, and so are predictions (backend `simulated`). ladder_boots: `planned_boots` of `async-scheduling`,
+    whose ladders are judged here, see `verdicts.judge`. Raises SpecError where a sweep file cannot be read.
     """
     mixed = ratios(verdicts, MIXED, "mps2", "single")
     prefill = ratios(verdicts, PREFILL, "mps2", "single")
@@ -73,6 +80,7 @@ def claims(
             _beside(_large_prefill, only, mostly),
         ),
         **ablation_findings(verdicts, parts),
+        **host_findings(verdicts, trials, windows, ladder_boots),
         "C15": ("no gain to be had beyond the sweet spot", _beyond(mixed)),
         "C16": ("significant gain up to 3B under 2k context", _sweet_spot(mixed)),
         "C17": ("small models leave compute and bandwidth idle", _idle(boots[MIXED])),
@@ -90,11 +98,12 @@ def claims_table(
     windows: pl.DataFrame,
     parts: pl.DataFrame,
     only: Collection[str] | None = None,
+    ladder_boots: int | None = None,
 ) -> str:
     """As `claims`, as Markdown. only: the numbers of those to show."""
     rows = [
         [cell.replace("|", "/") for cell in (each.id, each.claim, each.outcome, each.figures, each.reason or "-")]
-        for each in claims(verdicts, trials, windows, parts)
+        for each in claims(verdicts, trials, windows, parts, ladder_boots)
         if only is None or each.id in only
     ]
     return table(("claim", "in short", "outcome", "what was measured", "why"), rows)

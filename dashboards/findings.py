@@ -45,6 +45,7 @@ from dashboards.findings_prose import (
 )
 from dashboards.findings_tables import (
     graph_table,
+    planned_boots,
     planned_verdicts,
     power_table,
     speed_levels,
@@ -52,6 +53,7 @@ from dashboards.findings_tables import (
     time_spent,
     verdict_table,
 )
+from dashboards.host_claims import SCHEDULING
 from dashboards.kill_table import aftermath, kill_table
 from dashboards.landscape_tables import SWEEPS as LANDSCAPES
 from dashboards.landscape_tables import landscape_table
@@ -107,6 +109,7 @@ def page(
     others = windows.filter(~pl.col("sweep").is_in(OWN_TABLES))
     verdicts = planned_verdicts(store)
     parts = step_parts(trials, rows, store.read("samples", sorted(set(ABLATIONS.values()) & set(store.sweeps()))))
+    scheduling = trials.filter(sweep=SCHEDULING)
     (sweep,) = again.sweeps()
     return "\n".join(
         [
@@ -122,7 +125,7 @@ def page(
             verdict_table(verdicts.filter(~pl.col("sweep").is_in(OWN_TABLES))),
             "\n## The published claims\n",
             CLAIM_NOTE,
-            claims_table(verdicts, trials, rows, parts),
+            claims_table(verdicts, trials, rows, parts, ladder_boots=planned_boots(store, SCHEDULING, scheduling)),
             "\n## The scaling landscape\n",
             LANDSCAPE_NOTE,
             landscape_table(verdicts, trials, rows) if {*LANDSCAPES} & {*store.sweeps()} else NOT_YET,
