@@ -68,7 +68,8 @@ def same_gain(trials: pl.DataFrame, windows: pl.DataFrame, ladder_boots: int | N
 
     Gains are ratios of throughput, so that one excludes 0 % where its interval excludes 1. Our reading: upward; and the
     ratio is of these ratios, MPS over async scheduling, not of the percentages. It is the view's contrast of these two
-    arms: the plain engine, which both gains share, cancels in every boot, and with it its noise.
+    arms: the plain engine, which both gains share, cancels in every boot, and with it its noise. The percentages
+    stand beside it: their own ratio is anything where the gains are small.
     Every boot has to have the whole ladder of the sweep file in both arms that are compared: a curve with a rung less
     would be bent. Engines that do not fit side by side are measured alone, from some number of clients on, and the
     view reads both parts of the ladder apart: that part counts in which the level is passed, which latencies alone say.
@@ -98,7 +99,10 @@ def same_gain(trials: pl.DataFrame, windows: pl.DataFrame, ladder_boots: int | N
         _judged("the second over the first", ratio, _inside(ratio), f"within {ALIKE[0]:g} to {ALIKE[1]:g}"),
     )
     head = f"{MODEL}, throughput over the plain single engine's where the median end-to-end latency is {LEVEL_S:g} s"
-    return Finding(found.holds, f"{head}: {found.figures}", found.why)
+    beside = (
+        "" if one.refused or two.refused else f"; in percent {100 * (two.value - 1):.0f} to {100 * (one.value - 1):.0f}"
+    )
+    return Finding(found.holds, f"{head}: {found.figures}{beside}", found.why)
 
 
 def _at_level(own: pl.DataFrame, windows: pl.DataFrame, baseline: str, boots: int | None) -> pl.DataFrame:

@@ -60,8 +60,10 @@ def found(tables: Tables, boots: int | None = 3) -> Finding:
 def test_c11_holds_where_both_gains_are_alike() -> None:
     finding = found(ladder())
     assert (finding.holds, finding.why) == (True, ())
-    told = [float(part.split(" (")[0].rsplit(" ", 1)[1]) for part in finding.figures.split("; ")]
+    *parts, percent = finding.figures.split("; ")
+    told = [float(part.split(" (")[0].rsplit(" ", 1)[1]) for part in parts]
     assert told == pytest.approx([1.33, 1.35, 1.35 / 1.33], rel=0.005)
+    assert percent == f"in percent {100 * told[1] - 100:.0f} to {100 * told[0] - 100:.0f}"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,8 @@ def test_c11_compares_the_two_arms_without_the_noise_of_the_plain_engine() -> No
     tables = ladder(plain_sd=0.03)
     finding = found(tables)
     assert finding.holds is True
-    ends = [tuple(map(float, part.split("(")[1].rstrip(")").split(" to "))) for part in finding.figures.split("; ")]
+    parts = finding.figures.split("; ")[:3]
+    ends = [tuple(map(float, part.split("(")[1].rstrip(")").split(" to "))) for part in parts]
     one, two = (Reading(planned(SCHEDULING)[-1], "", sum(pair) / 2, *pair, boots=3) for pair in ends[:2])
     carried = gain_ratio(two, one)
     assert carried.high > 1.1, "with the plain engine's noise counted twice it would be open"
