@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -38,6 +38,7 @@ from dashboards.findings_prose import (
     RESIDENCY_NOTE,
     RESOURCE_NOTE,
     SPEED_NOTE,
+    SUSTAINED_NOTE,
     TAIL,
     TUNING_NOTE,
     UNTUNED_NOTE,
@@ -67,6 +68,8 @@ from dashboards.repeat_tables import (
     side_by_side,
 )
 from dashboards.step_parts import step_parts
+from dashboards.sustained import SWEEP as SUSTAINED
+from dashboards.sustained import sustained_table
 from dashboards.tuning import SWEEP as TUNING
 from dashboards.tuning import choose, tuning_table
 from orchestrator.contrast import rate
@@ -75,7 +78,7 @@ from orchestrator.errors import MpscapeError
 from orchestrator.store import ResultStore
 
 # Their windows have tables of their own; means over the contexts of a landscape would say nothing.
-OWN_TABLES = {*LANDSCAPES, *ABLATIONS.values(), TUNING}
+OWN_TABLES = {*LANDSCAPES, *ABLATIONS.values(), TUNING, SUSTAINED}
 NOT_YET = "Not measured yet."
 # Their baseline is one engine with graphs up to 1,024 tokens; that of `capture-size` has them up to 512.
 OPTION_SWEEPS = ("smoke-gpu", "controls", TUNING)
@@ -108,7 +111,7 @@ def page(
     )
     others = windows.filter(~pl.col("sweep").is_in(OWN_TABLES))
     verdicts = planned_verdicts(store)
-    parts = step_parts(trials, rows, store.read("samples", sorted(set(ABLATIONS.values()) & set(store.sweeps()))))
+    parts = step_parts(trials, rows, samples_of(store, ABLATIONS.values()))
     scheduling = trials.filter(sweep=SCHEDULING)
     (sweep,) = again.sweeps()
     return "\n".join(
@@ -134,6 +137,9 @@ def page(
             tuning_table(verdicts, trials, rows),
             f"\n{chosen.words}" if (chosen := choose(verdicts)) else "",
             _untuned(untuned),
+            "\n## A minute beside seconds\n",
+            SUSTAINED_NOTE,
+            sustained_table(trials, rows, samples_of(store, [SUSTAINED])) or NOT_YET,
             "\n## Halves of a model\n",
             ABLATION_NOTE,
             ablation_table(verdicts, parts),
@@ -167,13 +173,18 @@ def page(
     )
 
 
+def samples_of(store: ResultStore, sweeps: Iterable[str]) -> pl.DataFrame:
+    """Of those that the store has."""
+    return store.read("samples", sorted({*sweeps} & {*store.sweeps()}))
+
+
 def _untuned(store: ResultStore) -> str:
     trials, windows, verdicts = store.read("trials"), store.read("windows"), planned_verdicts(store)
     return "\n".join(
         [
             UNTUNED_NOTE.format(source=Path(store.uri).name),
             time_spent(store) + "\n",
-            claims_table(verdicts, trials, windows, step_parts(trials, windows, store.read("samples", [])), OF_MIXED),
+            claims_table(verdicts, trials, windows, step_parts(trials, windows, samples_of(store, [])), OF_MIXED),
             "",
             landscape_table(verdicts, trials, windows),
         ]

@@ -64,6 +64,10 @@ host parallelism and kernel overlap. Where `engine_core` bounds the single engin
 second process helps without MPS, too. Counters and bounds are those of certified windows.
 """
 
+SUSTAINED_NOTE = """One window of a minute a model and arm, beside the short windows of the same cells: whether a GPU
+that warms up, or runs into its power limit slowly, gives less in the end than at first.
+"""
+
 ABLATION_NOTE = """Attention alone and the MLP alone are the model with the other half of every layer taken out
 (`docs/engine.md`). Gains are mps2 / single of replayed steps, with no scheduler and no client in the path; overlap is
 mps2 / timesliced2. Expected is what the full model would gain if each half gained in it what it gains alone: the

@@ -191,7 +191,8 @@ def _block(
 def expected_repeat_s(repeat: Repeat) -> float:
     """GPU seconds of one repeat if every arm takes its fewest windows at their shortest length, one pilot each."""
     look = repeat.measurement
-    return len(repeat.measured) * (look.min_windows + 1) * (look.window_s + look.warmup_s + HANDOVER_S)
+    windows_s = look.min_windows * (look.window_s + look.warmup_s + HANDOVER_S)
+    return len(repeat.measured) * (windows_s + look.pilot_s + look.warmup_s + HANDOVER_S)
 
 
 def _arm_bytes(arm: Arm, cells: Sequence[Cell], model: Architecture, repeat: Repeat) -> int:

@@ -35,7 +35,6 @@ LATENCIES_A_WINDOW = 4.0
 # Clients that started together still prefill and decode in step after one latency: simulated rates at 4096/128 tokens
 # are then 4 % short of the steady ones, and ratios off by 3 %; after two, by less than 1 %.
 LATENCIES_A_WARMUP = 2.0
-PILOT_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +225,7 @@ def _sized_order(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm], pa
         workload=repeat.cell.workload,
         concurrency=repeat.cell.concurrency,
         warmup_s=look.warmup_s,
-        window_s=look.window_s * PILOT_SHARE,
+        window_s=look.pilot_s,
         seed=0,
         pilot=True,
     )

@@ -23,6 +23,7 @@ from typing import Any, Literal, cast
 Backend = Literal["vllm", "vllm-cpu", "simulated"]
 Kind = Literal["mixed", "text", "image", "prefill", "decode", "prefill-replay", "decode-replay"]
 Phase = Literal["mixed", "prefill", "decode"]
+PILOT_SHARE, PILOT_MOST_S = 0.5, 5.0
 REPLAYED = "-replay"  # how such a kind ends
 Sharing = Literal["single", "timesliced", "mps"]
 
@@ -143,6 +144,11 @@ class Measurement:
     interval_target: float = 0.02
     tie_margin: float = 0.03
     profile_steps: int = field(default=0, metadata=SINCE_THEN)
+
+    @property
+    def pilot_s(self) -> float:
+        """Of a first look at how slow an arm is, in seconds: a longer one would tell no more."""
+        return min(self.window_s * PILOT_SHARE, PILOT_MOST_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,13 +20,23 @@ from orchestrator.records import REQUESTS, SAMPLES, TABLES
 from orchestrator.runner import (
     LATENCIES_A_WARMUP,
     LATENCIES_A_WINDOW,
-    PILOT_SHARE,
     BlockContext,
     DoneRepeat,
     run_block,
 )
 from orchestrator.store import ResultStore
-from orchestrator.trial import Arm, Cell, Measurement, Mps, Repeat, Single, TimeSliced, Workload
+from orchestrator.trial import (
+    PILOT_MOST_S,
+    PILOT_SHARE,
+    Arm,
+    Cell,
+    Measurement,
+    Mps,
+    Repeat,
+    Single,
+    TimeSliced,
+    Workload,
+)
 
 SINGLE, SLICED, MPS = Arm("single", Single()), Arm("sliced2", TimeSliced(2)), Arm("mps2", Mps(2))
 ARMS = (SINGLE, SLICED, MPS)
@@ -187,13 +197,19 @@ def test_pilots_make_windows_long_enough_for_the_slowest_arm(kind, slowest_token
     run(script, repeat_of(kind=kind))
     pilots = [order for order in script.orders if order.pilot]
     assert [order.arm for order in pilots] == list(ARMS)
-    assert {order.window_s for order in pilots} == {4.0 * PILOT_SHARE}
+    assert {order.window_s for order in pilots} == {4.0 * PILOT_SHARE} == {repeat_of().measurement.pilot_s}
     lengths = {order.window_s for order in script.orders if not order.pilot}
     assert [pytest.approx(window_s)] == list(lengths)
     latency_s = window_s / LATENCIES_A_WINDOW if window_s > 4.0 else 0.0
     warmups = {order.warmup_s for order in script.orders if not order.pilot}
     assert [pytest.approx(max(2.0, LATENCIES_A_WARMUP * latency_s))] == list(warmups)
     assert {order.warmup_s for order in pilots} == {2.0}
+
+
+def test_a_long_window_has_no_longer_pilot():
+    script = Script()
+    run(script, repeat_of(window_s=60.0))
+    assert {order.window_s for order in script.orders if order.pilot} == {PILOT_MOST_S}
 
 
 def ragged(*noisy: str) -> Callable[[str, int], float]:
