@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -36,6 +35,7 @@ from orchestrator.spec import load_spec
 from orchestrator.store import ResultStore
 from orchestrator.student import quantile
 from orchestrator.target import gpus_here, resolve
+from workloads.whole_file import write_whole
 
 SPELL_S = 20.0
 WARMUP_S = 0.5
@@ -62,9 +62,7 @@ def keep(sweep: Path, seconds: float, out: Path, spell_s: float = SPELL_S) -> No
                 WindowOrder(arm, cell.workload, cell.concurrency, WARMUP_S, spell_s - WARMUP_S, seed=len(spells))
             )
             spells.append((began, time.monotonic_ns()))
-            partial = out.with_name(f".{out.name}.{os.getpid()}")  # whoever is killed here leaves the last whole file
-            partial.write_text(json.dumps({"sweep": spec.name, "arm": arm.name, "spells_ns": spells}), encoding="utf-8")
-            partial.replace(out)
+            write_whole(out, json.dumps({"sweep": spec.name, "arm": arm.name, "spells_ns": spells}))
             time.sleep(spell_s)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from dashboards import cells, theme
-from orchestrator.trial import REPLAYED
+from orchestrator.trial import REPLAYED, replayed
 
 QUESTION = "When do several engines on one GPU beat one?"
 STEPS = {
@@ -19,7 +19,7 @@ SPLIT = "splitting the batch"
 
 def step_words(part: str | None, kind: str) -> str:
     """What a pair of arms isolates, in a load of this kind; empty for a pair that isolates nothing."""
-    return SPLIT if part == "host_parallelism" and kind.endswith(REPLAYED) else STEPS.get(part or "", "")
+    return SPLIT if part == "host_parallelism" and replayed(kind) else STEPS.get(part or "", "")
 
 
 def headline(verdicts: pl.DataFrame) -> list[str]:

@@ -86,6 +86,12 @@ def arms(frame: pl.DataFrame) -> dict[str, str]:
     return {arm: sharing for arm, sharing, _ in ordered}
 
 
+def by_size(models: Iterable[str]) -> pl.Expr:
+    """To sort rows by: the place of `model` in `model_order`."""
+    places = {model: place for place, model in enumerate(model_order(models))}
+    return pl.col("model").replace_strict(places, return_dtype=pl.Int64)
+
+
 def model_order(models: Iterable[str], parameters: Mapping[str, int] | None = None) -> list[str]:
     """Smallest first. A model that `parameters` lacks is placed by the size in its name (`-0.5B`), else last."""
     known = parameters or {}

@@ -16,7 +16,7 @@ from dashboards.page import Page
 from dashboards.table import csv_link, pairs, table
 from dashboards.world import World
 from orchestrator.store import ResultStore
-from orchestrator.trial import REPLAYED, phase_of
+from orchestrator.trial import REPLAYED, phase_of, replayed
 
 MOST_TRACES, MOST_CSV_ROWS = 60, 4000  # keep the page below 8 MB
 STEP_ORDER = [*answer.STEPS, "gain", None]
@@ -131,7 +131,9 @@ def _latency(page: Page, world: World, prefix: str) -> None:
         words = f"{kind} load; mark shape is the model, bars span the boots from the lowest to the highest mean."
         page.add(page.plot(f"{prefix}tradeoff {kind}", choices, words, 520))
     for scene, headline, _ in _scenes(world):
-        for rows in headline if not scene.kind.endswith(REPLAYED) else ():
+        if replayed(scene.kind):
+            continue
+        for rows in headline:
             fig = figures.latency_ratios(rows, world.parameters)
             page.figure(
                 f"{prefix}latencies {scene.label} {_pair(rows)}", fig, f"{scene.label}; bars: 95 % intervals.", 520

@@ -19,7 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from dashboards.ablation import SWEEPS as ABLATIONS
-from dashboards.ablation_tables import ablation_table, part_table, resource_table
+from dashboards.ablation_tables import NOT_YET, ablation_table, part_table, resource_table
 from dashboards.claims import OF_MIXED, claims_table
 from dashboards.findings_prose import (
     ABLATION_NOTE,
@@ -79,7 +79,6 @@ from orchestrator.store import ResultStore
 
 # Their windows have tables of their own; means over the contexts of a landscape would say nothing.
 OWN_TABLES = {*LANDSCAPES, *ABLATIONS.values(), TUNING, SUSTAINED}
-NOT_YET = "Not measured yet."
 # Their baseline is one engine with graphs up to 1,024 tokens; that of `capture-size` has them up to 512.
 OPTION_SWEEPS = ("smoke-gpu", "controls", TUNING)
 REFERENCE_CELL = {

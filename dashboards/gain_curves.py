@@ -98,15 +98,15 @@ def known(verdicts: pl.DataFrame) -> pl.DataFrame:
     return verdicts.filter(pl.col("metric") == "throughput", pl.col("ratio").is_finite())
 
 
-def error_bars(line: pl.DataFrame) -> dict[str, object]:
-    """Each point's interval as Plotly's `error_y`; none where it is not known."""
+def error_bars(line: pl.DataFrame, thickness: float = 1.4, width: int = 4) -> dict[str, object]:
+    """Each point's interval as Plotly's `error_x` or `error_y`; none where it is not known."""
     return {
         "type": "data",
         "symmetric": False,
         "array": (line["ci_high"] - line["ratio"]).fill_null(0).to_list(),
         "arrayminus": (line["ratio"] - line["ci_low"]).fill_null(0).to_list(),
-        "thickness": 1.4,
-        "width": 4,
+        "thickness": thickness,
+        "width": width,
     }
 
 

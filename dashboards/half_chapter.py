@@ -10,7 +10,7 @@ from dashboards.page import Page
 from dashboards.step_parts import step_parts
 from dashboards.world import World
 from orchestrator.store import ResultStore
-from orchestrator.trial import REPLAYED
+from orchestrator.trial import replayed
 from workloads.variants import split
 
 # A figure and the rows that it was drawn from.
@@ -52,7 +52,7 @@ def gains_by_halves(world: World) -> dict[str, Drawing]:
 
 def steps_by_part(world: World, store: ResultStore) -> dict[str, Drawing]:
     """By load and model, where replayed steps were profiled. Raises StoreError."""
-    if world.simulated or not any(kind.endswith(REPLAYED) for kind in world.trials["kind"].unique()):
+    if world.simulated or not any(replayed(kind) for kind in world.trials["kind"].unique()):
         return {}
     parts = step_parts(world.trials, world.windows, store.read("samples", world.sweep))
     return {

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from dashboards import cells, theme
+from dashboards.gain_curves import error_bars
 from orchestrator.trial import phase_of
 
 LATENCIES = ("ttft_p50", "tpot_p50", "e2e_p50", "e2e_p99")
@@ -108,14 +109,7 @@ def latency_ratios(verdicts: pl.DataFrame, parameters: Mapping[str, int] | None 
         fig.add_scatter(
             x=dots["ratio"].to_list(),
             y=[place[cell] + shift for cell in dots.select("model", "prompt_tokens").iter_rows()],
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": (dots["ci_high"] - dots["ratio"]).fill_null(0).to_list(),
-                "arrayminus": (dots["ratio"] - dots["ci_low"]).fill_null(0).to_list(),
-                "thickness": 1.1,
-                "width": 0,
-            },
+            error_x=error_bars(dots, 1.1, 0),
             mode="markers",
             marker={"color": LATENCY_COLOURS[metric], "size": 8, "symbol": theme.SYMBOLS[index]},
             name=theme.METRIC_WORDS[metric],

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import polars as pl
 
 from dashboards import cells
+from dashboards.claim_cells import KEY
 from dashboards.findings_tables import cell_words, interval_words, table
 
-CELL = ["model", "kind", "prompt_tokens", "output_tokens", "concurrency"]
 HEAD = ("model", "cell, clients", "option", "throughput, times", "95 % interval", "verdict", "boots", "sweep")
 TURNED = {"wins": "loses", "loses": "wins"}
 
@@ -44,16 +44,13 @@ def options_table(verdicts: pl.DataFrame, sweeps: Sequence[str]) -> str:
     """Cells in which two options or more were measured. verdicts: throughput rows of `verdicts.judge`."""
     own = verdicts.filter(pl.col("sweep").is_in(sweeps), metric="throughput", backend="vllm").drop_nulls("ratio")
     found = pl.concat([_rows(own, option) for option in OPTIONS])
-    several = found.filter(pl.col("option").n_unique().over(CELL) > 1)
-    sizes = {model: place for place, model in enumerate(cells.model_order(several["model"]))}
-    ordered = several.sort(
-        pl.col("model").replace_strict(sizes, return_dtype=pl.Int64), *CELL[1:], "ratio", "sweep",
-        descending=[False] * 5 + [True, False],
-    )  # fmt: skip
+    several = found.filter(pl.col("option").n_unique().over(KEY) > 1)
+    order = [cells.by_size(several["model"]), *KEY[1:], "ratio", "sweep"]
+    ordered = several.sort(order, descending=[False] * len(KEY) + [True, False])
     rows = [
         (
             *(*cell_words(row), row["option"], f"{row['ratio']:.3f}"),
-            *("-" if row["ci_low"] is None else interval_words(row["ci_low"], row["ci_high"]), row["verdict"]),
+            *(interval_words(row["ci_low"], row["ci_high"]), row["verdict"]),
             *(str(row["boots"]), row["sweep"]),
         )
         for row in ordered.iter_rows(named=True)
@@ -63,7 +60,7 @@ def options_table(verdicts: pl.DataFrame, sweeps: Sequence[str]) -> str:
 
 def _rows(verdicts: pl.DataFrame, option: Option) -> pl.DataFrame:
     rows = verdicts.filter(arm=option.arm, baseline=option.baseline).select(
-        "sweep", *CELL, "ratio", "ci_low", "ci_high", "verdict", "boots", option=pl.lit(option.words)
+        "sweep", *KEY, "ratio", "ci_low", "ci_high", "verdict", "boots", option=pl.lit(option.words)
     )
     if not option.away:
         return rows

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from dashboards import cells, theme
+from dashboards.gain_curves import error_bars
 
 
 def ratio_forest(rows: pl.DataFrame, title: str, axis: str, offset: float = 0.26) -> go.Figure:
@@ -40,14 +41,7 @@ def ratio_forest(rows: pl.DataFrame, title: str, axis: str, offset: float = 0.26
                 "type": "scatter",
                 "x": dots["ratio"].to_list(),
                 "y": [place[label] + shift for label in dots["label"]],
-                "error_x": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": (dots["ci_high"] - dots["ratio"]).fill_null(0).to_list(),
-                    "arrayminus": (dots["ratio"] - dots["ci_low"]).fill_null(0).to_list(),
-                    "thickness": 1.6,
-                    "width": 3,
-                },
+                "error_x": error_bars(dots, 1.6, 3),
                 "mode": "markers",
                 "marker": {
                     "color": theme.MODEL_COLOURS[index % len(theme.MODEL_COLOURS)],

@@ -1,7 +1,6 @@
 """A minute of load beside windows of a few seconds, in the same cells: rate, power and clock of both.
 
-Drift is told from within: the rate of the last third of the long window over that of the first, by bins of half a
-second, with the first bins' transient behind the warm-up.
+Drift is told from within: tokens of the last third of the long window over those of the first, by its half seconds.
 """
 
 from __future__ import annotations
@@ -9,11 +8,11 @@ from __future__ import annotations
 import polars as pl
 
 from dashboards import cells
+from dashboards.claim_cells import KEY
 from dashboards.findings_tables import cell_words, table
-from orchestrator.contrast import rate
 
 SWEEP, SHORT = "sustained", "scaling-landscape"
-CELL = ["model", "kind", "prompt_tokens", "output_tokens", "concurrency", "arm"]
+CELL = [*KEY, "arm"]
 MEANS = ("power_w", "sm_clock_mhz", "power_capped_share")
 HEAD = (
     *("model", "cell, clients", "arm", "tokens/s, long", "s", "over the short windows' mean", "last third over first"),
@@ -24,10 +23,7 @@ HEAD = (
 def sustained_table(trials: pl.DataFrame, windows: pl.DataFrame, samples: pl.DataFrame) -> str | None:
     """One row a cell and arm of SWEEP; None where it was not measured. Certified windows alone; tables of `records`."""
     own = trials.filter(pl.col("sweep").is_in([SWEEP, SHORT]), outcome="ok", backend="vllm")
-    counted = windows.filter("certified").rename({"prompt_tokens": "tokens_in", "output_tokens": "tokens_out"})
-    joined = counted.join(
-        own.select("trial_id", "attempt_id", "sweep", *CELL), on=["trial_id", "attempt_id"]
-    ).with_columns(rate=rate("tokens_in", "tokens_out"))
+    joined = cells.measured(own, windows).filter("certified")
     means = joined.group_by("sweep", *CELL).agg(
         pl.col("rate", "duration_s", *MEANS[:2]).mean(), pl.col(MEANS[2]).mean() * 100
     )
@@ -37,7 +33,7 @@ def sustained_table(trials: pl.DataFrame, windows: pl.DataFrame, samples: pl.Dat
     both = (
         long.join(means.filter(sweep=SHORT), on=CELL, how="left", suffix="_short")
         .join(_drift(joined.filter(sweep=SWEEP), samples), on=CELL, how="left")
-        .sort(pl.col("model").replace_strict(_sizes(long), return_dtype=pl.Int64), *CELL[1:])
+        .sort(cells.by_size(long["model"]), *CELL[1:])
     )
     rows = [
         (
@@ -65,12 +61,8 @@ def _drift(long: pl.DataFrame, samples: pl.DataFrame) -> pl.DataFrame:
         .agg(pl.col("value").sum())
         .sort("place")
         .group_by(CELL)
-        .agg(drift=pl.col("value").tail(third).sum() / pl.col("value").head(third).sum())
+        .agg(drift=(pl.col("value").tail(third).sum() / pl.col("value").head(third).sum()).fill_nan(None))
     )
-
-
-def _sizes(rows: pl.DataFrame) -> dict[str, int]:
-    return {model: place for place, model in enumerate(cells.model_order(rows["model"]))}
 
 
 def _pair(row: dict[str, float | None], name: str) -> str:

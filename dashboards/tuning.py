@@ -13,11 +13,11 @@ from typing import Any
 
 import polars as pl
 
+from dashboards import cells
+from dashboards.claim_cells import KEY
 from dashboards.findings_tables import cell_words, interval_words, table
-from orchestrator.contrast import rate
 
 SWEEP = "tune-baseline"
-CELL = ["model", "kind", "prompt_tokens", "output_tokens", "concurrency"]
 HEAD = (
     *("model", "cell, clients", "arm", "tokens/s", "over {baseline}", "95 % interval", "boots"),
     *("steps without a graph", "core speed, Mops"),
@@ -49,7 +49,7 @@ def choose(verdicts: pl.DataFrame) -> Choice | None:
         return None
     (baseline,) = own["baseline"].unique()
     arms = set(own["arm"])
-    whole = [rows for _, rows in own.group_by(CELL, maintain_order=True) if set(rows["arm"]) == arms]
+    whole = [rows for _, rows in own.group_by(KEY, maintain_order=True) if set(rows["arm"]) == arms]
     if not whole:
         return None
     logs = {arm: fsum(log(rows.filter(arm=arm)["ratio"].item()) for rows in whole) / len(whole) for arm in arms}
@@ -62,19 +62,17 @@ def tuning_table(verdicts: pl.DataFrame, trials: pl.DataFrame, windows: pl.DataF
     verdicts: throughput rows of `verdicts.judge`; trials, windows: tables of `records`.
     """
     own = verdicts.filter(sweep=SWEEP, metric="throughput", backend="vllm")
-    asked = trials.filter(sweep=SWEEP, outcome="ok", backend="vllm")
-    counted = windows.filter("certified").rename({"prompt_tokens": "tokens_in", "output_tokens": "tokens_out"})
     means = (
-        counted.join(asked.select("trial_id", "attempt_id", "arm", "baseline", *CELL), on=["trial_id", "attempt_id"])
-        .with_columns(rate=rate("tokens_in", "tokens_out"))
-        .group_by(*CELL, "arm", "baseline")
+        cells.measured(trials.filter(sweep=SWEEP, outcome="ok", backend="vllm"), windows)
+        .filter("certified")
+        .group_by(*KEY, "arm", "baseline")
         .agg(pl.col("rate", "steps_eager_share", "engine_core_speed_mops").mean())
-        .join(own.select(*CELL, "arm", "ratio", "ci_low", "ci_high", "boots"), on=[*CELL, "arm"], how="left")
-        .sort(*CELL, pl.col("arm") != pl.col("baseline"), "arm")
+        .join(own.select(*KEY, "arm", "ratio", "ci_low", "ci_high", "boots"), on=[*KEY, "arm"], how="left")
     )
+    ordered = means.sort(cells.by_size(means["model"]), *KEY[1:], pl.col("arm") != pl.col("baseline"), "arm")
     baseline = means["baseline"].first() or "the baseline"
     head = [title.format(baseline=baseline) for title in HEAD]
-    return table(head, [_row(row) for row in means.iter_rows(named=True)])
+    return table(head, [_row(row) for row in ordered.iter_rows(named=True)])
 
 
 def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -84,7 +82,7 @@ def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
         row["arm"],
         f"{row['rate']:,.0f}",
         f"{row['ratio']:.3f}" if known else "1" if row["arm"] == row["baseline"] else "-",
-        interval_words(row["ci_low"], row["ci_high"]) if known else "-",
+        interval_words(row["ci_low"], row["ci_high"]),
         str(row["boots"]) if known else "-",
         f"{100 * row['steps_eager_share']:.0f} %",
         f"{row['engine_core_speed_mops']:.0f}",

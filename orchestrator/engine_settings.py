@@ -42,11 +42,7 @@ def model_folder(block: Block) -> Path:
     vLLM's compile cache goes by the path, too."""
     config = load_model(block.model).config
     home = cache_home() / "models" / fingerprint(config)
-    return image_folder(config, home / "images") if _with_images(block) else config_folder(block.model, home)
-
-
-def _with_images(block: Block) -> bool:
-    return any(repeat.cell.workload.with_image for repeat in block.repeats)
+    return image_folder(config, home) if block.with_images else config_folder(block.model, home)
 
 
 def engine_args(block: Block, arm: Arm, model: Path, gpu: Gpu | None, tokenizer: Path | None = None) -> dict[str, Any]:
@@ -56,7 +52,7 @@ def engine_args(block: Block, arm: Arm, model: Path, gpu: Gpu | None, tokenizer:
     lies in the model's folder, and no image is kept, as none comes again. KV bytes are given, so that engines can boot
     side by side without profiling each other's memory.
     """
-    if _with_images(block):
+    if block.with_images:
         inputs: dict[str, Any] = {"limit_mm_per_prompt": {"image": 1}, "mm_processor_cache_gb": 0}
     else:
         inputs = {"skip_tokenizer_init": True} if tokenizer is None else {"tokenizer": str(tokenizer)}

@@ -22,6 +22,7 @@ from workloads.images import image_tokens
 
 # What a cell without a GPU has in the place of the GPU kind.
 CPU_KIND = "cpu"
+NOT_SIMULATED = {"text": "a tokenizer takes", "image": "images take"}
 
 
 def expand(spec: SweepSpec, backend: Backend, gpu_kind: str | None = None) -> tuple[Repeat, ...]:
@@ -38,9 +39,11 @@ def expand(spec: SweepSpec, backend: Backend, gpu_kind: str | None = None) -> tu
     arms = _arms(spec, engine_args)
     measurement = spec.measurement.measurement()
     models = _cells(spec, kind)
-    if backend == "simulated" and any(cell.workload.as_text for cells in models for cell in cells):
-        raise SpecError(f"{spec.source}: kind text is not simulated: what a tokenizer takes is measured, not modelled")
-    _check_images(spec, backend, models)
+    if backend == "simulated":
+        for kind in sorted({cell.workload.kind for cells in models for cell in cells} & NOT_SIMULATED.keys()):
+            what = NOT_SIMULATED[kind]
+            raise SpecError(f"{spec.source}: kind {kind} is not simulated: what {what} is measured, not modelled")
+    _check_images(spec, models)
     repeats: list[Repeat] = []
     for number in range(spec.repeats):
         for cells in models:
@@ -52,13 +55,11 @@ def expand(spec: SweepSpec, backend: Backend, gpu_kind: str | None = None) -> tu
     return tuple(repeats)
 
 
-def _check_images(spec: SweepSpec, backend: Backend, models: Sequence[Sequence[Cell]]) -> None:
+def _check_images(spec: SweepSpec, models: Sequence[Sequence[Cell]]) -> None:
     cells = [cell for own in models for cell in own if cell.workload.with_image]
     if not cells:
         return
     where = f"{spec.source}: kind image"
-    if backend == "simulated":
-        raise SpecError(f"{where} is not simulated: what images take is measured, not modelled")
     if "checkpoint" in {spec.weights, *(arm.weights for arm in spec.arms.values())}:
         raise SpecError(f"{where} is for dummy or random weights: the image processor is made here")
     for cell in cells:

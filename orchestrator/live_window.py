@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import polars as pl
@@ -38,8 +38,6 @@ STOP_LIMIT_S = 60.0
 LEAD_S = 0.05
 # Steps that stand still for this long mean that the aborts have arrived.
 QUIET_S = 0.03
-# What an engine says of the step that it replayed.
-REPLAYED = ("tokens", "sequences", "launched", "asked")
 # Prompts made beforehand: at most this many token ids an engine (a Python list of them takes about 36 bytes an id).
 PROMPT_IDS_LIMIT = 8_000_000
 
@@ -309,7 +307,7 @@ def _engine_facts(
         loop_lag_p99_s=answer["loop_lag_p99_s"],
         kv_bytes=blocks * bench.model.kv_bytes_per_token(),
         core_set_ok=engine.cores_as_planned(),
-        replayed=ReplayedStep(**{name: replay[name] for name in REPLAYED}) if replay else None,
+        replayed=ReplayedStep(**{each.name: replay[each.name] for each in fields(ReplayedStep)}) if replay else None,
     )
 
 

@@ -48,6 +48,10 @@ class Block:
     memory: Mapping[str, EngineMemory]
     expected_gpu_s: float
 
+    @property
+    def with_images(self) -> bool:
+        return _with_images(repeat.cell for repeat in self.repeats)
+
     def only(self, repeat_ids: Set[str]) -> Block:
         """This block for some of its repeats, with engines of the same size: what is left is measured alike."""
         dropped = sum(expected_repeat_s(repeat) for repeat in self.repeats if repeat.repeat_id not in repeat_ids)
@@ -200,7 +204,7 @@ def _arm_bytes(arm: Arm, cells: Sequence[Cell], model: Architecture, repeat: Rep
     return arm.engines * engine_memory(arm, sizing, model, repeat.engine_args, _with_images(cells)).total
 
 
-def _with_images(cells: Sequence[Cell]) -> bool:
+def _with_images(cells: Iterable[Cell]) -> bool:
     return any(cell.workload.with_image for cell in cells)
 
 

@@ -24,7 +24,7 @@ from orchestrator.spec_sections import (
     TimeSlicedArm,
     WorkloadSection,
 )
-from orchestrator.trial import REPLAYED, phase_of
+from orchestrator.trial import REPLAYED, phase_of, replayed
 from orchestrator.yaml_lines import KeyPath
 from workloads.architecture import bytes_per_parameter
 from workloads.catalogue import load_model
@@ -84,7 +84,7 @@ def conflicts(sound: Sound) -> Iterator[Conflict]:
 
 
 def _profile(measurement: MeasurementSection, kept: Sequence[Spelled]) -> Iterator[Conflict]:
-    if measurement.profile_steps and not any(str(point.values["kind"]).endswith(REPLAYED) for point in kept):
+    if measurement.profile_steps and not any(replayed(str(point.values["kind"])) for point in kept):
         yield (
             ("measurement", "profile_steps"),
             f"only replayed steps are profiled: no cell is of a kind ending in {REPLAYED}",

@@ -104,7 +104,7 @@ class Workload:
 
     @property
     def replayed(self) -> bool:
-        return self.kind.endswith(REPLAYED)
+        return replayed(self.kind)
 
     @property
     def as_text(self) -> bool:
@@ -113,6 +113,11 @@ class Workload:
     @property
     def with_image(self) -> bool:
         return self.kind == "image"
+
+
+def replayed(kind: str) -> bool:
+    """Whether it is one step over and over, with no host in the path."""
+    return kind.endswith(REPLAYED)
 
 
 def phase_of(kind: str) -> Phase:

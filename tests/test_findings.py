@@ -13,9 +13,11 @@ from dashboards.agreement import agreement
 from dashboards.findings import main as write_findings
 from dashboards.findings import page
 from dashboards.findings_tables import planned_verdicts
+from dashboards.tuning import choose
 from orchestrator.account import read_accounts
 from orchestrator.quarantine import Quarantine, quarantined
 from orchestrator.records import TABLES
+from orchestrator.spec import SWEEPS, load_spec
 from orchestrator.store import ResultStore
 from orchestrator.thin import main as thin
 from orchestrator.verdicts import judge
@@ -130,6 +132,19 @@ def test_the_figures_of_the_readme_stand_in_the_record():
     assert (mps["verdict"], sliced["verdict"]) == ("tie", "loses")
     assert "{ratio:.3f} times ({ci_low:.3f} to {ci_high:.3f})".format(**mps) in text
     assert "{ratio:.3f} times ({ci_low:.3f} to {ci_high:.3f})".format(**sliced) in text
+
+
+def test_the_landscapes_take_the_settings_that_were_chosen():
+    chosen = choose(planned_verdicts(ResultStore.open(str(RECORD), create=False)))
+    assert chosen is not None
+    tuned = load_spec(SWEEPS / "tune-baseline.yaml")
+    settings = {**tuned.engine_args, **tuned.arms[chosen.best].engine_args}
+    files = [
+        *("scaling-landscape", "prefill-landscape", "plateau", "mps-control", "sustained", "async-scheduling"),
+        *("tokenisation", "images", "more-engines", "sm-shares", "ablation-decode", "ablation-prefill"),
+    ]
+    for name in files:
+        assert load_spec(SWEEPS / f"{name}.yaml").engine_args == settings, name
 
 
 def test_what_the_readme_says_of_tuning_and_of_replayed_steps_stands_in_the_record():

@@ -15,8 +15,8 @@ from orchestrator.plan import plan
 from orchestrator.spec import parse_spec
 from orchestrator.trial import Workload
 from workloads.catalogue import load_model
-from workloads.images import IMAGE_PX, image_folder, image_prompts, image_tokens, vision_bytes
-from workloads.prompts import PromptPool
+from workloads.images import IMAGE_PX, image_folder, image_tokens, vision_bytes
+from workloads.prompts import PromptPool, image_prompts
 
 GEMMA = load_model("gemma-3-4b").config
 SPEC = """

@@ -26,6 +26,7 @@ from orchestrator.errors import ModelError
 from workloads.architecture import Architecture
 from workloads.config import text_config
 from workloads.variants import VARIANTS, ablated, split
+from workloads.whole_file import write_whole
 
 CATALOGUE: tuple[str, ...] = (
     "Qwen/Qwen2.5-0.5B",
@@ -113,9 +114,7 @@ def config_folder(name: str, into: Path) -> Path:
     folder = into / (Path(full).name.removesuffix(".json") + (f"-{variant}" if variant else ""))
     folder.mkdir(parents=True, exist_ok=True)
     # Several engines may be given the same folder while another one writes it: none may see half a file.
-    partial = folder / f".config.{os.getpid()}.json"
-    partial.write_text(json.dumps(_engine_config(architecture), indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / "config.json")
+    write_whole(folder / "config.json", json.dumps(_engine_config(architecture), indent=2) + "\n")
     return folder
 
 

@@ -7,10 +7,10 @@ tree has none, so `metadata_folder` writes some, for the PYTHONPATH of engines.
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 
 from workloads.variants import ARCHITECTURES
+from workloads.whole_file import write_whole
 
 GROUP = "vllm.general_plugins"
 # The entry point in pyproject.toml is the same one (tests/test_engine_plugin.py). Where both are found, vLLM's
@@ -46,7 +46,5 @@ def metadata_folder(caches: Path) -> Path:
     for name, text in _METADATA.items():
         file = information / name
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
-            partial = information / f".{name}.{secrets.token_hex(4)}"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(file)
+            write_whole(file, text)
     return folder

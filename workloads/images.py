@@ -1,7 +1,6 @@
-"""Prompts with an image in them: random pixels of a given size, and what a Gemma 3 needs from disk to take them.
+"""What a Gemma 3 needs to take images in its prompts: files from its config alone, tokens and memory.
 
-    folder = image_folder(config, into)                       # config.json, tokenizer and image processor, no download
-    pool = image_prompts(count, prompt_tokens, config, seed)  # each with one image, and exactly that many tokens
+    folder = image_folder(config, into)     # config.json, tokenizer and image processor, no download
 
 An image costs the host what any image of its size does: the processor resizes it to what the vision tower takes and
 normalises it, in the frontend's process. What it shows costs nothing. The vision tower then makes a fixed number of
@@ -12,21 +11,19 @@ tokens of it, which stand in the prompt between two marks, with two newlines on 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from orchestrator.errors import ModelError
+from workloads.whole_file import write_whole
 
+# Bump when the files of the same config would come out otherwise.
+VERSION = 1
 # Height and width of an image as a client sends it; the vision tower of Gemma 3 takes 896 by 896.
 IMAGE_PX = 1024
 # Of an image in the prompt beside the tower's tokens: a pair of newlines, a mark, a mark, a pair of newlines.
 MARKS = 4
-FIRST_ORDINARY_ID = 256
 NEWLINES = ("\n", "\n\n", "\n\n\n", "\n\n\n\n")
 SPECIAL = ("<pad>", "<eos>", "<bos>")
 # As the processor asks for them, and as Gemma names them.
@@ -39,14 +36,6 @@ IMAGE_MARKS = {
 MEAN_AND_STD = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class ImagePrompt:
-    """ids: with the mark for the image where it goes; pixels: uint8, shape (IMAGE_PX, IMAGE_PX, 3)."""
-
-    ids: list[int]
-    pixels: np.ndarray[Any, np.dtype[np.uint8]]
-
-
 def takes_images(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") == "gemma3" and isinstance(config.get("vision_config"), Mapping)
 
@@ -56,30 +45,6 @@ def image_tokens(config: Mapping[str, Any]) -> int:
     if not takes_images(config):
         raise ModelError("kind image needs a Gemma 3 with a vision tower, such as gemma-3-4b")
     return int(config["mm_tokens_per_image"]) + MARKS
-
-
-def image_prompts(count: int, prompt_tokens: int, config: Mapping[str, Any], seed: int) -> Iterator[ImagePrompt]:
-    """`count` prompts of one image and random ids, `prompt_tokens` in all; ids beforehand, pixels one by one.
-
-    All images of a pool are one of random pixels with another corner, so that none is like another and none is kept
-    in memory. Raises ValueError where the image alone is longer.
-    """
-    left = prompt_tokens - image_tokens(config)
-    if left < 0:
-        raise ValueError(f"an image alone takes {image_tokens(config)} tokens, a prompt has {prompt_tokens}")
-    generator = np.random.default_rng(seed)
-    mark = int(config["boi_token_index"])  # ordinary ids are below it
-    ids = generator.integers(FIRST_ORDINARY_ID, mark, size=(count, left), dtype=np.int64).tolist()
-    noise = generator.integers(0, 256, size=(IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
-    corners = generator.integers(0, 256, size=(count, 8, 8, 3), dtype=np.uint8)
-
-    def made() -> Iterator[ImagePrompt]:
-        for own, corner in zip(ids, corners, strict=True):
-            pixels = noise.copy()
-            pixels[:8, :8] = corner
-            yield ImagePrompt([mark, *own], pixels)
-
-    return made()
 
 
 def vision_bytes(config: Mapping[str, Any], step_tokens: int, width: int = 2) -> tuple[int, int]:
@@ -99,9 +64,13 @@ def vision_bytes(config: Mapping[str, Any], step_tokens: int, width: int = 2) ->
 
 
 def image_folder(config: Mapping[str, Any], into: Path) -> Path:
-    """`into`, with all that an engine with dummy weights boots from; several processes may write it at once."""
+    """A folder in `into`, with all that an engine with dummy weights boots from; made if it is not there, as several
+    processes may at once."""
     image_tokens(config)
-    into.mkdir(parents=True, exist_ok=True)
+    folder = into / f"images-v{VERSION}"
+    if (folder / "config.json").is_file():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
     files = {
         "tokenizer.json": _tokenizer(config),
         "tokenizer_config.json": json.dumps(_tokenizer_config()),
@@ -109,13 +78,11 @@ def image_folder(config: Mapping[str, Any], into: Path) -> Path:
         "processor_config.json": json.dumps(
             {"processor_class": "Gemma3Processor", "image_seq_length": config["mm_tokens_per_image"]}
         ),
-        "config.json": json.dumps(config, indent=2),
+        "config.json": json.dumps(config, indent=2),  # last: where it lies, all is whole
     }
     for name, text in files.items():
-        partial = into / f".{name}.{os.getpid()}"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(into / name)
-    return into
+        write_whole(folder / name, text)
+    return folder
 
 
 def _names(config: Mapping[str, Any]) -> dict[int, str]:

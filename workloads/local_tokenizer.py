@@ -14,13 +14,14 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
-import secrets
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from workloads.whole_file import write_whole
 
 # Bump when a tokenizer of the same size would come out otherwise.
 VERSION = 1
@@ -86,9 +87,7 @@ def _make(folder: Path, vocabulary: int) -> None:
         "tokenizer_config.json": json.dumps(config),  # last: where it lies, all is whole
     }
     for name, text in files.items():
-        partial = folder / f".{name}.{secrets.token_hex(4)}"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(folder / name)
+        write_whole(folder / name, text)
 
 
 def _corpus(words: Sequence[str]) -> Iterator[str]:

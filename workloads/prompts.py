@@ -6,20 +6,30 @@ Token ids, text, or with an image.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from workloads.images import ImagePrompt, image_prompts
+from workloads.images import IMAGE_PX, image_tokens
 from workloads.local_tokenizer import texts
-
-Prompt = list[int] | str | ImagePrompt
 
 # Ids below this are control tokens in some vocabularies (padding, end of text); none of them is wanted in a prompt.
 FIRST_ORDINARY_ID = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePrompt:
+    """ids: with the mark for the image where it goes; pixels: uint8, shape (IMAGE_PX, IMAGE_PX, 3)."""
+
+    ids: list[int]
+    pixels: np.ndarray[Any, np.dtype[np.uint8]]
+
+
+Prompt = list[int] | str | ImagePrompt
 
 
 def random_prompts(count: int, prompt_tokens: int, vocabulary: int, seed: int) -> list[list[int]]:
@@ -29,6 +39,30 @@ def random_prompts(count: int, prompt_tokens: int, vocabulary: int, seed: int) -
         FIRST_ORDINARY_ID, vocabulary, size=(count, prompt_tokens), dtype=np.int64
     ).tolist()
     return ids
+
+
+def image_prompts(count: int, prompt_tokens: int, config: Mapping[str, Any], seed: int) -> Iterator[ImagePrompt]:
+    """`count` prompts of one image and random ids, `prompt_tokens` in all; ids beforehand, pixels one by one.
+
+    config: of a model that takes images. All images of a pool are one of random pixels with another corner, so that
+    none is like another and none is kept in memory. Raises ValueError where the image alone is longer.
+    """
+    left = prompt_tokens - image_tokens(config)
+    if left < 0:
+        raise ValueError(f"an image alone takes {image_tokens(config)} tokens, a prompt has {prompt_tokens}")
+    mark = int(config["boi_token_index"])  # ordinary ids are below it
+    ids = random_prompts(count, left, mark, seed)
+    generator = np.random.default_rng([seed, 1])
+    noise = generator.integers(0, 256, size=(IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
+    corners = generator.integers(0, 256, size=(count, 8, 8, 3), dtype=np.uint8)
+
+    def made() -> Iterator[ImagePrompt]:
+        for own, corner in zip(ids, corners, strict=True):
+            pixels = noise.copy()
+            pixels[:8, :8] = corner
+            yield ImagePrompt([mark, *own], pixels)
+
+    return made()
 
 
 class PromptPool:

@@ -17,8 +17,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from workloads.images import ImagePrompt
-from workloads.prompts import Prompt
+from workloads.prompts import ImagePrompt, Prompt
 
 
 class VllmTarget:
