@@ -77,7 +77,7 @@ def effect(trials: pl.DataFrame, windows: pl.DataFrame, spells: Sequence[tuple[i
     counts = {"output_tokens": "tokens_out", "prompt_tokens": "tokens_in"}
     told = (
         windows.filter("certified")
-        .select("trial_id", "boot_id", "start_ns", "duration_s", "prefill_tokens_s", *counts)
+        .select("trial_id", "boot_id", "start_ns", "duration_s", "prefill_tokens_s", "output_tokens_s", *counts)
         .rename(counts)
         .join(trials.select("trial_id", *cell), on="trial_id")
         .with_columns(rate=rate("tokens_in", "tokens_out").log())

@@ -104,12 +104,12 @@ def sides(trials: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
 
 def rate(tokens_in: str = "prompt_tokens", tokens_out: str = "output_tokens") -> pl.Expr:
     """Tokens/s of a window, the one definition for all verdicts and figures: output tokens, and prompt tokens for kinds
-    of prefill, whose requests have one output token; the tapered rate where there is one (orchestrator/taper.py).
+    of prefill, whose requests have one output token; the tapered rates where there are any (orchestrator/taper.py).
 
     tokens_in, tokens_out: the columns of the window's counts.
     """
     credited = pl.when(is_prefill()).then(tokens_in).otherwise(tokens_out)
-    return pl.coalesce("prefill_tokens_s", credited / pl.col("duration_s"))
+    return pl.coalesce("prefill_tokens_s", "output_tokens_s", credited / pl.col("duration_s"))
 
 
 def is_prefill() -> pl.Expr:
@@ -128,7 +128,8 @@ def log_windows(trials: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
     needed = ["trial_id", "attempt_id", "round_index", "order_index", "previous_arm", "certified"]
     return (
         windows.select(
-            *needed, "output_tokens", "prompt_tokens", "prefill_tokens_s", "duration_s", "engine_core_speed_mops",
+            *needed, "output_tokens", "prompt_tokens", "prefill_tokens_s", "output_tokens_s", "duration_s",
+            "engine_core_speed_mops",
             *LATENCIES.values(),
         )
         .join(ok, on=["trial_id", "attempt_id"])

@@ -3,7 +3,7 @@
 Forked by the nursery (`orchestrator.nursery_main`), which has imported vLLM already. Orders come as JSON lines, answers
 go as JSON lines, and an answer with a table is followed by `payload_bytes` of Arrow IPC.
     boot     {engine_args, counters_path, weights}          -> ready {pid, engine_core_pid, ...} | failed {reason}
-    load     {clients, prompt_tokens, output_tokens, text, image, residual, seed, prompts, stagger_s}   -> loaded
+    load     {clients, prompt_tokens, output_tokens, text, image, residual, seed, prompts}   -> loaded
     start    {start_ns}                                      -> ramped {at_ns}  once every client has a first token
     window   {start_ns, end_ns}                              -> window {...} + requests and token counts
     replay   {tokens, sequences, decode, profile_steps, limit_s}   -> window {..., replay}, of one step
@@ -32,6 +32,7 @@ import polars as pl
 
 from orchestrator.full_step import replay
 from orchestrator.step_replay import steps_between
+from orchestrator.taper import tapered
 from workloads.closed_loop import ClosedLoop, Load, summarise
 from workloads.prompts import PromptPool
 
@@ -119,7 +120,7 @@ async def obey(engine: Any, vocabulary: int, orders: asyncio.StreamReader, answe
             prompt_tokens=order["prompt_tokens"],
             output_tokens=order["output_tokens"],
             seed=order["seed"],
-            stagger_s=order["stagger_s"],
+            step_tokens=engine.vllm_config.scheduler_config.max_num_batched_tokens,
             residual=order["residual"],
         )
         tokenizer = Path(model.tokenizer) if order["text"] else None
@@ -181,6 +182,7 @@ class Answers:
         reports = after.get("reports", 0) - before.get("reports", 0)
         message = {
             "output_tokens": seen.output_tokens,
+            "output_tokens_s": tapered(loop.token_times_ns, loop.token_counts, start_ns, end_ns),
             "prompt_tokens": seen.prompt_tokens,
             "requests_completed": seen.requests_completed,
             "requests_failed": seen.requests_failed,
@@ -208,6 +210,7 @@ class Answers:
         message = {
             "replay": {**outcome, "steps": steps, "asked": order["tokens"]},
             "output_tokens": round(steps * outcome["sequences"]),
+            "output_tokens_s": None,  # steps are counted by the fraction: there is nothing to smooth
             "prompt_tokens": 0 if order["decode"] else round(steps * outcome["tokens"]),
             "requests_completed": 0,
             "requests_failed": 0,

@@ -98,7 +98,8 @@ def take_window(bench: Bench, order: WindowOrder) -> Observation:
         if order.workload.replayed:
             start_ns, end_ns = replayed_window.begin(engines, clients, order)
         else:
-            start_ns = max(began_ns + int(order.warmup_s * 1e9), ramped_ns, time.monotonic_ns()) + int(LEAD_S * 1e9)
+            settled_ns = max(began_ns + int(order.warmup_s * 1e9), ramped_ns + int(order.settle_s * 1e9))
+            start_ns = max(settled_ns, time.monotonic_ns()) + int(LEAD_S * 1e9)
             end_ns = start_ns + int(order.window_s * 1e9)
             for engine in engines:
                 engine.order({"op": "window", "start_ns": start_ns, "end_ns": end_ns})
@@ -165,7 +166,7 @@ def _load(bench: Bench, order: WindowOrder, engines: Sequence[Engine], clients: 
     rate = bench.rates.get(_key(order), expected) / len(engines)
     most = max(1, PROMPT_IDS_LIMIT // work.prompt_tokens)
     for index, engine in enumerate(engines):
-        wanted = clients[index] * 3 + int(1.3 * rate * (order.warmup_s + order.window_s))
+        wanted = clients[index] * 3 + int(1.3 * rate * (order.warmup_s + order.settle_s + order.window_s))
         engine.order(
             {
                 "op": "load",
@@ -178,7 +179,6 @@ def _load(bench: Bench, order: WindowOrder, engines: Sequence[Engine], clients: 
                 "residual": work.phase != "decode",
                 "seed": order.seed + index,
                 "prompts": min(most, wanted),
-                "stagger_s": order.warmup_s / 2,
             }
         )
     for engine in engines:
@@ -226,6 +226,7 @@ def _observation(
 ) -> Observation:
     began_ns, start_ns, end_ns = times_ns
     said = [answer for answer, _ in answers]
+    tapered = [answer["output_tokens_s"] for answer in said]
     cpu = shares(first.cpu, second.cpu)
     duration_s = (end_ns - start_ns) / 1e9
     bench.rates[_key(order)] = sum(answer["requests_completed"] for answer in said) / duration_s
@@ -241,6 +242,7 @@ def _observation(
         duration_s=duration_s,
         warmup_s=(start_ns - began_ns) / 1e9,
         output_tokens=sum(answer["output_tokens"] for answer in said),
+        output_tokens_s=None if None in tapered else sum(tapered),
         prompt_tokens=sum(answer["prompt_tokens"] for answer in said),
         requests=pl.concat([engine.requests(payload) for engine, (_, payload) in zip(engines, answers, strict=True)]),
         samples=samples,

@@ -23,7 +23,8 @@ from orchestrator.trial import Arm, Workload
 class WindowOrder:
     """Load `arm` with `concurrency` clients in all, warm up, then measure for `window_s` without draining.
 
-    `seed` fixes prompts, residual lengths and stagger. `pilot` windows size the real ones and are not stored.
+    `seed` fixes prompts and residual lengths. `pilot` windows size the real ones and are not stored.
+    settle_s: the warm-up lasts at least so long after every client had its first token.
     latency_s: of a request, where it is known: so many prompts are made beforehand.
     profile_steps: in a replayed window, how many more times to run the step under a profiler, after its end.
     """
@@ -36,6 +37,7 @@ class WindowOrder:
     seed: int
     pilot: bool = False
     latency_s: float | None = None
+    settle_s: float = 0.0
     profile_steps: int = 0
 
 
@@ -118,8 +120,9 @@ class Attachment:
 class Observation:
     """One window. `requests` and `samples` have the columns of records without the id columns.
 
-    start_ns, duration_s: the window itself, warm-up excluded. idle_arm_steps: engine steps that arms without load
-    made during the window. Raises nothing: what could not be read is None and the certificate says so.
+    start_ns, duration_s: the window itself, warm-up excluded. output_tokens_s: tapered (orchestrator/taper.py).
+    idle_arm_steps: engine steps that arms without load made during the window. Raises nothing: what could not be read
+    is None and the certificate says so.
     """
 
     start_ns: int
@@ -135,6 +138,7 @@ class Observation:
     idle_arm_steps: int | None = None
     driver_cpu: float | None = None
     steal_share: float | None = None
+    output_tokens_s: float | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 

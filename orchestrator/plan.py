@@ -196,7 +196,7 @@ def expected_repeat_s(repeat: Repeat) -> float:
     """GPU seconds of one repeat if every arm takes its fewest windows at their shortest length, one pilot each."""
     look = repeat.measurement
     windows_s = look.min_windows * (look.window_s + look.warmup_s + HANDOVER_S)
-    return len(repeat.measured) * (windows_s + look.pilot_s + look.warmup_s + HANDOVER_S)
+    return len(repeat.measured) * (windows_s + look.pilot_s + HANDOVER_S)
 
 
 def _arm_bytes(arm: Arm, cells: Sequence[Cell], model: Architecture, repeat: Repeat) -> int:

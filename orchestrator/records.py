@@ -1,7 +1,7 @@
 """The four tables of a store, declared once: Polars schemas with units in the column names.
 
 Version history, newest first. A renamed or redefined column gets a new name, never a new meaning.
-    1  first version; `windows.prefill_tokens_s` came later and is null in older files
+    1  first version; `windows.prefill_tokens_s` and `windows.output_tokens_s` came later and are null in older files
 
 `trials`    one row an arm and repeat: what was asked, where it ran, how it ended
 `windows`   one row a window: rates, latencies, certificate, what bounded it
@@ -82,6 +82,7 @@ WINDOWS_COLUMNS: Columns = {
     "output_tokens": pl.Int64,  # credited by their own time stamps
     "prompt_tokens": pl.Int64,  # credited when the request's first token came
     "prefill_tokens_s": pl.Float64,  # prompt tokens a second, tapered (orchestrator.taper); null unless kind is prefill
+    "output_tokens_s": pl.Float64,  # the same of output tokens; null unless requests are prefilled and decoded
     "requests_completed": pl.Int64,
     "requests_failed": pl.Int64,
     "in_flight_mean": pl.Float64,

@@ -102,6 +102,7 @@ def window_row(
         "output_tokens": seen.output_tokens,
         "prompt_tokens": seen.prompt_tokens,
         "prefill_tokens_s": prefill_tokens_s(repeat, seen),
+        "output_tokens_s": output_tokens_s(repeat, seen),
         "requests_completed": sum(engine.requests_completed for engine in engines),
         "requests_failed": sum(engine.requests_failed for engine in engines),
         "in_flight_mean": sum(engine.in_flight_mean for engine in engines),
@@ -149,6 +150,12 @@ def prefill_tokens_s(repeat: Repeat, seen: Observation) -> float | None:
     if repeat.cell.workload.phase != "prefill" or seen.requests.is_empty():
         return None
     return tapered_rate(seen.requests, seen.start_ns, seen.duration_s)
+
+
+def output_tokens_s(repeat: Repeat, seen: Observation) -> float | None:
+    """The rate of a window of prefill and decode, of which a part of a cycle more or less makes little; None for other
+    kinds: a prefill window has the one above, and decode is even."""
+    return seen.output_tokens_s if repeat.cell.workload.phase == "mixed" else None
 
 
 def latencies(seen: Observation) -> dict[str, float | None]:

@@ -23,18 +23,24 @@ from orchestrator.observation import BootFacts, Deployment, Observation, WindowO
 from orchestrator.order import rounds
 from orchestrator.pace import Pace, little_latency_s
 from orchestrator.plan import Block
-from orchestrator.rows import prefill_tokens_s, requests_frame, samples_frame, trial_row, window_row
+from orchestrator.rows import output_tokens_s, prefill_tokens_s, requests_frame, samples_frame, trial_row, window_row
 from orchestrator.sequential import enough
 from orchestrator.trial import Arm, Outcome, Repeat, fingerprint
 
 OpenDeployment = Callable[[Block, Sequence[Arm]], AbstractContextManager[Deployment]]
 
-# A window must hold three median request latencies (closed loop: fewer see only part of the cycle). With a fourth, a
-# third of the time goes into warm-ups and not two fifths, and one latency that was underestimated leaves three.
-LATENCIES_A_WINDOW = 4.0
-# Clients that started together still prefill and decode in step after one latency: simulated rates at 4096/128 tokens
-# are then 4 % short of the steady ones, and ratios off by 3 %; after two, by less than 1 %.
-LATENCIES_A_WARMUP = 2.0
+# A window must hold three median request latencies (closed loop: fewer see only part of the cycle); a tenth more, for a
+# latency that was underestimated, and a third after a short look. That it is no whole number of cycles makes little in
+# a tapered rate.
+LATENCIES_A_WINDOW = 3.3
+LATENCIES_AFTER_A_PILOT = 4.0
+# Once every client has its first token the loop is steady (`closed_loop.first_lengths`), but for what a step off here
+# and there has shifted. Simulated rates are then no further from the long run than after two latencies, which the
+# clients needed that began out of step by starting at different times: benchmarks/warmup.py.
+LATENCIES_TO_SETTLE = 0.25
+# A frontend that tokenises or prepares images hands prompts over at its own pace, which no step tells: until every
+# first request has ended.
+LATENCIES_TO_SETTLE_UNPACED = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +191,8 @@ def measure(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm], pace: P
             break
         if round_index >= look.min_windows and enough(_contrasts(log, arms), look):
             break
-        order = _resized(order, repeat, pace.known_s(repeat, arms) if pace and round_index else None)
+        if pace is not None and round_index > 0:
+            order = _resized(order, repeat, pace.known_s(repeat, arms))
         for arm in alive:
             trial = log.trials[arm.name]
             ordered = replace(
@@ -224,7 +231,7 @@ def _sized_order(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm], pa
         arm=arms[0],
         workload=repeat.cell.workload,
         concurrency=repeat.cell.concurrency,
-        warmup_s=look.warmup_s,
+        warmup_s=0.0,
         window_s=look.pilot_s,
         seed=0,
         pilot=True,
@@ -240,22 +247,25 @@ def _sized_order(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm], pa
             log.trials[arm.name].fail(error)
             continue
         longest_s = max(longest_s, little_latency_s(repeat, seen.output_tokens, seen.duration_s))
-    return _resized(replace(order, pilot=False), repeat, longest_s)
+    latencies = LATENCIES_AFTER_A_PILOT if known_s is None else LATENCIES_A_WINDOW
+    return _resized(replace(order, pilot=False, warmup_s=look.warmup_s), repeat, longest_s, latencies)
 
 
-def _resized(order: WindowOrder, repeat: Repeat, longest_s: float | None) -> WindowOrder:
+def _resized(
+    order: WindowOrder, repeat: Repeat, longest_s: float | None, latencies: float = LATENCIES_A_WINDOW
+) -> WindowOrder:
     """For the slowest arm's latency; as it is where nothing new is known.
 
     A round knows more than the pilot before it, which saw the engines' first seconds: its windows may be shorter. Those
     of one round are all alike, and rounds are what is compared.
     """
-    if longest_s is None or repeat.cell.workload.replayed:
+    look, work = repeat.measurement, repeat.cell.workload
+    if longest_s is None or work.replayed:
         longest_s = order.latency_s or 0.0
-    look = repeat.measurement
     return replace(
         order,
-        warmup_s=max(look.warmup_s, LATENCIES_A_WARMUP * longest_s),
-        window_s=max(look.window_s, LATENCIES_A_WINDOW * longest_s),
+        settle_s=(LATENCIES_TO_SETTLE_UNPACED if work.as_text or work.with_image else LATENCIES_TO_SETTLE) * longest_s,
+        window_s=max(look.window_s, latencies * longest_s),
         latency_s=longest_s or None,
     )
 
@@ -283,9 +293,9 @@ def _contrasts(log: RepeatLog, arms: Sequence[Arm]) -> dict[str, list[float]]:
 def _log_rate(repeat: Repeat, seen: Observation) -> float | None:
     if seen.duration_s <= 0:
         return None
-    rate = prefill_tokens_s(repeat, seen)
-    if rate is None:
-        rate = _credited_tokens(repeat, seen) / seen.duration_s
+    plain = _credited_tokens(repeat, seen) / seen.duration_s
+    rates = (prefill_tokens_s(repeat, seen), output_tokens_s(repeat, seen), plain)
+    rate = next(each for each in rates if each is not None)
     return math.log(rate) if rate > 0 else None
 
 

@@ -15,7 +15,25 @@ analysis with the discrete Fourier transform", Proc. IEEE 66 (1978) 51-83, table
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import polars as pl
+
+
+def tapered(
+    times_ns: Sequence[int] | np.ndarray[Any, Any],
+    counts: Sequence[int] | np.ndarray[Any, Any],
+    start_ns: int,
+    end_ns: int,
+) -> float:
+    """Events a second over (start_ns, end_ns], `counts` of them at `times_ns`, both of shape (arrivals,)."""
+    duration_s = (end_ns - start_ns) / 1e9
+    part = (np.asarray(times_ns, dtype=np.int64) - start_ns) / (end_ns - start_ns)
+    inside = (part > 0) & (part <= 1)
+    weights = 6.0 * part[inside] * (1.0 - part[inside])
+    return float((weights * np.asarray(counts, dtype=np.float64)[inside]).sum() / duration_s)
 
 
 def tapered_rate(requests: pl.DataFrame, start_ns: int, duration_s: float) -> float:

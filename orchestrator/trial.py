@@ -23,7 +23,7 @@ from typing import Any, Literal, cast
 Backend = Literal["vllm", "vllm-cpu", "simulated"]
 Kind = Literal["mixed", "text", "image", "prefill", "decode", "prefill-replay", "decode-replay"]
 Phase = Literal["mixed", "prefill", "decode"]
-PILOT_SHARE, PILOT_MOST_S = 0.5, 5.0
+PILOT_SHARE, PILOT_MOST_S = 0.3, 5.0
 REPLAYED = "-replay"  # how such a kind ends
 Sharing = Literal["single", "timesliced", "mps"]
 
@@ -133,7 +133,7 @@ def phase_of(kind: str) -> Phase:
 class Measurement:
     """How long and how often to look.
 
-    window_s: shortest window; it grows to four median request latencies where those are longer.
+    window_s: shortest window; it grows to three median request latencies, and a tenth more, where those are longer.
     warmup_s: shortest warm-up before each window; it runs into the window without draining.
     min_windows, max_windows: windows an arm in one repeat; the budget is `max_windows`.
     interval_target: stop adding windows once the half-width of the within-repeat 95 % interval of every

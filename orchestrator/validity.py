@@ -30,8 +30,9 @@ WAITING_TOLERANCE = 0.01
 KV_FULL = 0.98
 # An engine rounds the bytes asked for down to whole blocks.
 KV_ROUNDING = 0.01
-# Fewer completions than this a client see only a part of the cycle of prefill and decode.
-COMPLETIONS_PER_CLIENT = 1.0
+# In a closed loop completions a client are latencies a window: three, less what the window's edges may cut off of few
+# clients. Fewer see too little of the cycle of prefill and decode.
+COMPLETIONS_PER_CLIENT = 2.7
 # Memory may move by this while the same processes hold the GPU; a stranger's context alone takes more.
 MEMORY_DRIFT_BYTES = 200 * MIB
 # The clock is read after the window's last event: much shorter than ordered means that it was cut off.
@@ -42,7 +43,7 @@ WINDOW_TOLERANCE = 0.001
 class Planned:
     """What the window is held against, beside its order.
 
-    min_completions: None leaves it at one a client, and at none for `decode`, whose requests outlast a window.
+    min_completions: None leaves it at COMPLETIONS_PER_CLIENT, and at none for `decode`: its requests outlast a window.
     max_num_seqs: slots of one engine. gpu_memory_bytes: in use once the engines were up, where it was read.
     """
 

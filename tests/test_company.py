@@ -36,9 +36,10 @@ def frames(cost: float, scatter: float, boots: int = 2, prefill: bool = False) -
                     "prompt_tokens": 7,
                     "certified": True,
                     "prefill_tokens_s": rate if prefill else None,
+                    "output_tokens_s": None if prefill else rate,
                 }
             )
-    schema = {"prefill_tokens_s": pl.Float64}
+    schema = {"prefill_tokens_s": pl.Float64, "output_tokens_s": pl.Float64}
     return pl.DataFrame(trials), pl.DataFrame(windows, schema_overrides=schema)
 
 

@@ -50,14 +50,15 @@ def rows_of(schema: pl.Schema, rows: list[dict[str, Any]]) -> pl.DataFrame:
 def test_a_rate_of_prefill_is_the_measured_one_and_counted_where_it_is_not_there(small: Frames) -> None:
     frame = pl.DataFrame(
         {
-            "kind": ["prefill", "prefill", "mixed"],
-            "prompt_tokens": [100, 100, 100],
-            "output_tokens": [1, 1, 40],
-            "duration_s": [2.0, 2.0, 2.0],
-            "prefill_tokens_s": [60.0, None, None],
+            "kind": ["prefill", "prefill", "mixed", "mixed"],
+            "prompt_tokens": [100, 100, 100, 100],
+            "output_tokens": [1, 1, 40, 40],
+            "duration_s": [2.0, 2.0, 2.0, 2.0],
+            "prefill_tokens_s": [60.0, None, None, None],
+            "output_tokens_s": [None, None, None, 21.0],
         }
     )
-    assert frame.select(rate=contrast.rate())["rate"].to_list() == [60.0, 50.0, 20.0]
+    assert frame.select(rate=contrast.rate())["rate"].to_list() == [60.0, 50.0, 20.0, 21.0]
 
 
 def test_advice_is_the_winner_and_without_one_the_baseline(small: Frames) -> None:

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.gpus import KINDS, GpuKind
 from orchestrator.memory import CONTEXT_BYTES, USABLE_SHARE
 from orchestrator.plan import BOOT_S, HANDOVER_S, gpu_kind, plan
-from orchestrator.trial import Arm, Cell, Measurement, Mps, Repeat, Single, TimeSliced, Workload
+from orchestrator.trial import PILOT_SHARE, Arm, Cell, Measurement, Mps, Repeat, Single, TimeSliced, Workload
 
 SINGLE, MPS2, MPS4 = Arm("single", Single()), Arm("mps2", Mps(2)), Arm("mps4", Mps(4))
 SLICED2 = Arm("sliced2", TimeSliced(2))
@@ -130,8 +130,8 @@ def test_what_is_left_is_measured_by_the_engines_of_the_whole():
 def test_the_time_to_expect():
     look = {"window_s": 5.0, "warmup_s": 1.0, "min_windows": 3}
     resident = plan([repeat_of(64, **look), repeat_of(128, **look)], KINDS["H200"])
-    # two repeats of two arms, three windows and a pilot of half a window each, and one boot
-    windows_s = 2 * 2 * (3 * (5.0 + 1.0 + HANDOVER_S) + 2.5 + 1.0 + HANDOVER_S)
+    # two repeats of two arms, three windows and a pilot without a warm-up each, and one boot
+    windows_s = 2 * 2 * (3 * (5.0 + 1.0 + HANDOVER_S) + PILOT_SHARE * 5.0 + HANDOVER_S)
     assert resident.expected_gpu_s == pytest.approx(BOOT_S + windows_s)
     alone = plan([repeat_of(64, **look)], gpu_with(arm_bytes(1) + arm_bytes(2) - 1))
     assert alone.expected_gpu_s == pytest.approx(2 * BOOT_S + windows_s / 2)

@@ -18,8 +18,10 @@ from orchestrator.pace import Pace, recorded_latencies_s
 from orchestrator.plan import Block, plan
 from orchestrator.records import REQUESTS, SAMPLES, TABLES
 from orchestrator.runner import (
-    LATENCIES_A_WARMUP,
     LATENCIES_A_WINDOW,
+    LATENCIES_AFTER_A_PILOT,
+    LATENCIES_TO_SETTLE,
+    LATENCIES_TO_SETTLE_UNPACED,
     BlockContext,
     DoneRepeat,
     run_block,
@@ -185,10 +187,10 @@ def test_windows_never_repeat_a_seed_and_a_second_run_has_the_same_ones():
     ("kind", "slowest_tokens_per_s", "window_s"),
     [
         # 8 clients of 16 tokens at 16 tokens/s: a request takes 8 s, and a window must hold three
-        ("mixed", 16.0, LATENCIES_A_WINDOW * 8.0),
+        ("mixed", 16.0, LATENCIES_AFTER_A_PILOT * 8.0),
         ("mixed", 1000.0, 4.0),
-        # one output token each: 8 clients at 2 a second
-        ("prefill", 2.0, LATENCIES_A_WINDOW * 4.0),
+        # one output token each: 8 clients at 2.5 a second
+        ("prefill", 2.5, LATENCIES_AFTER_A_PILOT * 3.2),
         ("decode", 1.0, 4.0),
     ],
 )
@@ -199,11 +201,30 @@ def test_pilots_make_windows_long_enough_for_the_slowest_arm(kind, slowest_token
     assert [order.arm for order in pilots] == list(ARMS)
     assert {order.window_s for order in pilots} == {4.0 * PILOT_SHARE} == {repeat_of().measurement.pilot_s}
     lengths = {order.window_s for order in script.orders if not order.pilot}
-    assert [pytest.approx(window_s)] == list(lengths)
-    latency_s = window_s / LATENCIES_A_WINDOW if window_s > 4.0 else 0.0
-    warmups = {order.warmup_s for order in script.orders if not order.pilot}
-    assert [pytest.approx(max(2.0, LATENCIES_A_WARMUP * latency_s))] == list(warmups)
-    assert {order.warmup_s for order in pilots} == {2.0}
+    assert [pytest.approx(window_s, rel=0.02)] == list(lengths)
+    latency_s = window_s / LATENCIES_AFTER_A_PILOT if window_s > 4.0 else 0.0
+    assert {order.warmup_s for order in script.orders if not order.pilot} == {2.0}
+    if window_s > 4.0:
+        settling = {order.settle_s for order in script.orders if not order.pilot}
+        assert [pytest.approx(LATENCIES_TO_SETTLE * latency_s, rel=0.02)] == list(settling)
+    assert {(order.warmup_s, order.settle_s) for order in pilots} == {(0.0, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "latencies"),
+    [
+        ("mixed", LATENCIES_TO_SETTLE),
+        ("prefill", LATENCIES_TO_SETTLE),
+        ("text", LATENCIES_TO_SETTLE_UNPACED),
+        ("decode", 0.0),
+    ],
+)
+def test_clients_settle_for_longer_where_the_frontend_sets_the_pace(kind, latencies):
+    tokens_per_s = CLIENTS * (1 if kind == "prefill" else 16) / 2.0  # a latency of two seconds
+    script = Script(lambda arm, number: tokens_per_s)
+    run(script, repeat_of(kind=kind))
+    for order in script.orders:
+        assert order.settle_s == pytest.approx(0.0 if order.pilot else latencies * 2.0, rel=0.05)
 
 
 def test_a_long_window_has_no_longer_pilot():
@@ -405,8 +426,10 @@ def test_the_latency_that_one_boot_showed_sizes_the_windows_of_the_next():
     run(script, repeat_of(number=1), pace=pace)
     pilots = [order.pilot for order in script.orders]
     assert pilots == [True] * 3 + [False] * (len(pilots) - 3)
-    assert {order.window_s for order in script.orders if not order.pilot} == {LATENCIES_A_WINDOW * 2.0}
-    assert {order.latency_s for order in script.orders if not order.pilot} == {2.0}
+    measured = [order for order in script.orders if not order.pilot]
+    latencies = [LATENCIES_AFTER_A_PILOT] * 3 + [LATENCIES_A_WINDOW] * (len(measured) - 3)
+    assert [order.window_s for order in measured] == pytest.approx([2.0 * each for each in latencies], rel=0.01)
+    assert [order.latency_s for order in measured] == pytest.approx([2.0] * len(measured), rel=0.01)
 
 
 def test_a_pilot_that_saw_too_much_costs_one_round():
@@ -414,9 +437,9 @@ def test_a_pilot_that_saw_too_much_costs_one_round():
     script = Script(lambda arm, number: CLIENTS * 16 / (4.0 if number < 0 else 2.0))
     run(script, repeat_of(min_windows=3, max_windows=3), pace=Pace())
     lengths = [order.window_s for order in script.orders if not order.pilot]
-    assert lengths == [LATENCIES_A_WINDOW * 4.0] * 3 + [LATENCIES_A_WINDOW * 2.0] * 6
-    warmups = [order.warmup_s for order in script.orders if not order.pilot]
-    assert warmups == [LATENCIES_A_WARMUP * 4.0] * 3 + [LATENCIES_A_WARMUP * 2.0] * 6
+    assert lengths == pytest.approx([LATENCIES_AFTER_A_PILOT * 4.0] * 3 + [LATENCIES_A_WINDOW * 2.0] * 6, rel=0.02)
+    settling = [order.settle_s for order in script.orders if not order.pilot]
+    assert settling == pytest.approx([LATENCIES_TO_SETTLE * 4.0] * 3 + [LATENCIES_TO_SETTLE * 2.0] * 6, rel=0.02)
 
 
 def test_a_cell_that_was_not_seen_yet_is_looked_at_first():
@@ -436,7 +459,9 @@ def test_what_a_store_holds_of_a_cell_sizes_the_windows_of_a_host_that_saw_nothi
     pace.hear(latencies_s)
     run(fresh, after, pace=pace)
     assert not any(order.pilot for order in fresh.orders)
-    assert {order.window_s for order in fresh.orders} == {LATENCIES_A_WINDOW * 2.0}
+    assert [order.window_s for order in fresh.orders] == pytest.approx(
+        [LATENCIES_A_WINDOW * 2.0] * len(fresh.orders), rel=0.01
+    )
 
 
 def test_what_one_host_saw_of_a_repeat_spares_the_next_one_its_looks():
@@ -467,4 +492,4 @@ def test_the_latest_boot_counts_and_what_was_seen_here_counts_more():
     pace.note(first, SINGLE, 1.0)
     pace.hear(recorded_latencies_s([second, first], windows))
     assert pace.known_s(first, [SINGLE]) == 1.0
-    assert pace.known_s(first, [MPS]) == 4.0
+    assert pace.known_s(first, [MPS]) == pytest.approx(4.0, rel=0.01)

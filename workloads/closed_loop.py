@@ -1,9 +1,10 @@
 """N clients, each with one request in flight: the next is sent when the last one ends, and nothing ever drains.
 
-A client's first request asks for a random residual length and the clients start staggered, so that the loop begins out
-of step, as it would be after long running; a cohort of fixed lengths that is released at once stays in step for ever.
-Source: a stationary renewal process seen at a random time has a uniform residual where all lengths are equal
-(D. R. Cox, Renewal Theory, 1962, section 5.2).
+A client's first request asks for a random residual length, so that the loop begins out of step, as it would be after
+long running; a cohort of fixed lengths that is released at once stays in step for ever. Source: a stationary renewal
+process seen at a random time has a uniform residual where all lengths are equal (D. R. Cox, Renewal Theory, 1962,
+section 5.2). The clients begin at once, and an engine prefills their prompts in that order, over several steps:
+`first_lengths` spreads the ends over the cycle after the last of those steps, and the loop is steady from there.
 
     loop = ClosedLoop(target, load, prompts)
     async with loop.running(at_ns):            # clients run until the block ends, then are cut off
@@ -41,7 +42,7 @@ class Target(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the clients do. stagger_s: their first requests are spread evenly over this time.
+    """What the clients do. step_tokens: how many tokens a step of the engine takes; None: any number.
 
     residual: first requests ask for a random residual length; without, for all of it, where none may end soon.
     """
@@ -50,7 +51,7 @@ class Load:
     prompt_tokens: int
     output_tokens: int
     seed: int
-    stagger_s: float = 0.0
+    step_tokens: int | None = None
     residual: bool = True
 
 
@@ -93,12 +94,9 @@ class ClosedLoop:
     @contextlib.asynccontextmanager
     async def running(self, start_ns: int) -> AsyncIterator[None]:
         """Start at `start_ns` of the monotonic clock; on exit every request in flight is aborted."""
-        lengths = first_lengths(self.load)
         self._waiting_for_first = self.load.clients
         tasks = [asyncio.create_task(self._lag_probe())]
-        for client in range(self.load.clients):
-            offset_ns = int(self.load.stagger_s * 1e9 * client / max(self.load.clients, 1))
-            tasks.append(asyncio.create_task(self._client(client, int(lengths[client]), start_ns + offset_ns)))
+        tasks.append(asyncio.create_task(self._begin(start_ns, first_lengths(self.load), tasks)))
         try:
             yield
         finally:
@@ -111,8 +109,14 @@ class ClosedLoop:
         """Clients whose request has no token yet."""
         return sum(record.status == "running" and not record.received for record in self.requests)
 
-    async def _client(self, client: int, first_length: int, start_ns: int) -> None:
+    async def _begin(
+        self, start_ns: int, lengths: np.ndarray[Any, np.dtype[np.int64]], tasks: list[asyncio.Task[None]]
+    ) -> None:
+        """Start the clients at `start_ns`, in their order, which is that of the lengths; adds them to `tasks`."""
         await asyncio.sleep(max(0.0, (start_ns - time.monotonic_ns()) / 1e9))
+        tasks += [asyncio.create_task(self._client(client, int(length))) for client, length in enumerate(lengths)]
+
+    async def _client(self, client: int, first_length: int) -> None:
         sequence = 0
         while True:
             asked = first_length if sequence == 0 else self.load.output_tokens
@@ -167,12 +171,41 @@ class ClosedLoop:
             self.lags_s.append((now, (now - asked) / 1e9))
 
 
-def first_lengths(load: Load) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Output lengths of the clients' first requests, shape (clients,); residual ones: uniform on 1..output_tokens."""
+def first_lengths(
+    load: Load, ends: np.ndarray[Any, np.dtype[np.float64]] | None = None
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Output lengths of the clients' first requests, shape (clients,), in the order in which they are sent.
+
+    Residual ones: with the steps counted from the one that ends the last prompt, requests end at times drawn uniformly
+    from the next `output_tokens` steps; those that were prefilled before it have made their tokens meanwhile. In order,
+    so that an early one has the shorter rest. Where the prompts take more steps than all output, early requests ask for
+    all of it: then it is the queue of prompts that keeps the clients out of step.
+    ends: these instead of drawn ones, rising, shape (clients,).
+    """
     if not load.residual:
         return np.full(load.clients, load.output_tokens, dtype=np.int64)
-    generator = np.random.default_rng([load.seed, 1])
-    return generator.integers(1, load.output_tokens, size=load.clients, endpoint=True)
+    if ends is None:
+        ends = np.sort(np.random.default_rng([load.seed, 1]).uniform(0.0, load.output_tokens, size=load.clients))
+    prefilled = first_steps(load)
+    lengths: np.ndarray[Any, np.dtype[np.int64]] = np.ceil(ends).astype(np.int64) + (prefilled[-1] - prefilled)
+    return lengths.clip(1, load.output_tokens)
+
+
+def first_steps(load: Load) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Number of the step that gives each client its first token, shape (clients,): all prompts queue up at once, an
+    engine takes them first come first served, in chunks, and requests that decode take a token of each step before."""
+    steps = np.zeros(load.clients, dtype=np.int64)
+    if load.step_tokens is None:
+        return steps
+    step, room = 0, load.step_tokens
+    for client in range(load.clients):
+        left = load.prompt_tokens
+        while left > room:
+            left, step = left - room, step + 1
+            room = max(1, load.step_tokens - client)
+        room -= left
+        steps[client] = step
+    return steps
 
 
 @dataclass(frozen=True, slots=True)

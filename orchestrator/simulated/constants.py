@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # Goes up when the model changes what it says; stored with every boot.
-MODEL_VERSION = "1"
+MODEL_VERSION = "2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,6 @@ CONSTANTS: dict[str, Constant] = {
     # around the windows
     "boot": Constant(40, "s", 27, 58, "measured on an H200 host: engines starting in parallel, warm caches"),
     "handover": Constant(0.2, "s", 0.05, 1.0, "assumption: abort of one arm until the next one is loaded"),
-    "stagger": Constant(0.5, "of warm-up", 0.1, 1.0, "method: clients start spread over this part of the warm-up"),
 }
 
 

@@ -28,13 +28,21 @@ from orchestrator.simulated.kernels import StepCosts
 from orchestrator.simulated.noise import Noise, generator
 from orchestrator.simulated.options import SimulationOptions
 from orchestrator.simulated.power import PowerCap
-from orchestrator.simulated.requests import Requests, Window, prompt_tokens, requests_frame, tokens_by_second
+from orchestrator.simulated.requests import (
+    Requests,
+    Window,
+    output_tokens_s,
+    prompt_tokens,
+    requests_frame,
+    tokens_by_second,
+)
 from orchestrator.simulated.settings import EngineSettings, HostCosts, engine_settings
 from orchestrator.simulated.sharing import Alone, SideBySide, TimeSlices
 from orchestrator.simulated.simulation import Run, simulate
 from orchestrator.trial import Arm, Mps, Workload, fingerprint
 from workloads.architecture import bytes_per_parameter
 from workloads.catalogue import load_model
+from workloads.closed_loop import Load, first_lengths
 
 FIRST_PID = 1_000_000
 
@@ -129,29 +137,24 @@ class SimulatedDeployment:
         ]
         if planted:
             engines[0].even_step_s = engines[0].mean_step_s(order.concurrency)
-        starts_s, lengths = self._first_requests(order, rng)
-        for client, (start_s, length) in enumerate(zip(starts_s, lengths, strict=True)):
-            engines[client % count].send(
-                client, 0, length, start_s * gain, start_s * gain + boot.host.frontend_request_s
+        for index, engine in enumerate(engines):
+            clients = range(index, order.concurrency, count)
+            load = Load(
+                len(clients),
+                work.prompt_tokens,
+                work.output_tokens,
+                int(fingerprint([boot.seed, order.seed, index])[:8], 16),
+                boot.settings.max_num_batched_tokens,
             )
+            # Where a planted truth is to come back without noise, chance in the load would hide it.
+            even = (np.arange(load.clients) + 0.5) / load.clients * load.output_tokens
+            lengths = first_lengths(load, even if planted and not self.options.realistic else None)
+            for place, (client, length) in enumerate(zip(clients, lengths.tolist(), strict=True)):
+                engine.send(client, 0, length, 0.0, (place + 1) * boot.host.frontend_request_s * gain)
         sharing = Alone() if count == 1 else TimeSlices() if arm.sharing == "timesliced" else SideBySide()
-        until_s, window_s = (order.warmup_s + order.window_s) * gain, order.window_s * gain
-        return simulate(engines, sharing, PowerCap(self.gpu, enabled=not planted), until_s, window_s)
-
-    def _first_requests(self, order: WindowOrder, rng: np.random.Generator) -> tuple[list[float], list[int]]:
-        """Starts and lengths of the clients' first requests: out of step from the beginning, as after long running.
-
-        Where a planted truth is to come back without noise, both are spread evenly instead of at random, and alike in
-        every window, or chance in the load would hide it.
-        """
-        count, longest = order.concurrency, order.workload.output_tokens
-        spread_s = order.warmup_s * value("stagger")
-        if self.options.planted and not self.options.realistic:
-            even = (np.arange(count) + 0.5) / count
-            shuffled = generator("residual", count, longest).permutation(even)
-            return (even * spread_s).tolist(), np.ceil(shuffled * longest).astype(int).tolist()
-        starts_s = np.sort(rng.uniform(0.0, spread_s, count))
-        return starts_s.tolist(), rng.integers(1, longest + 1, count).tolist()
+        until_s = (order.warmup_s + order.window_s) * gain
+        after_ramp_s = (order.settle_s + order.window_s) * gain
+        return simulate(engines, sharing, PowerCap(self.gpu, enabled=not planted), until_s, after_ramp_s)
 
     def _observe(self, order: WindowOrder, boot: Boot, run: Run, window: Window) -> Observation:
         requests = Requests.of(run, window)
@@ -161,6 +164,7 @@ class SimulatedDeployment:
             duration_s=order.window_s,
             warmup_s=window.from_s * window.scale,
             output_tokens=int(tokens_by_second(requests, window).sum()),
+            output_tokens_s=sum(output_tokens_s(engine, window) for engine in run.engines),
             # In decode the KV of a request is there from its beginning: its prompt is nobody's work.
             prompt_tokens=0 if order.workload.phase == "decode" else prompt_tokens(requests, window),
             requests=requests_frame(requests, window),

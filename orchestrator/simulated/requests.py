@@ -16,6 +16,7 @@ import polars as pl
 from orchestrator.records import REQUESTS_COLUMNS
 from orchestrator.simulated.engine import Engine
 from orchestrator.simulated.simulation import Run
+from orchestrator.taper import tapered
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -133,6 +134,13 @@ def tokens_by_second(requests: Requests, window: Window) -> Ints:
     """Output tokens by engine and sample interval: shape (engines, intervals)."""
     counts = np.diff(requests.tokens_by_edge, axis=1)
     return np.stack([counts[requests.engine == engine].sum(axis=0) for engine in range(window.engines)])
+
+
+def output_tokens_s(engine: Engine, window: Window) -> float:
+    """Output tokens a second of the deployment's clock, tapered."""
+    made = [step.tokens for step in engine.steps[: len(engine.delivered_s)]]
+    start_ns, end_ns = window.ns(np.array([window.from_s, window.until_s])).tolist()
+    return tapered(window.ns(np.asarray(engine.delivered_s)), made, start_ns, end_ns)
 
 
 def prompt_tokens(requests: Requests, window: Window) -> int:

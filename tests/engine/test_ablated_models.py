@@ -190,7 +190,6 @@ def test_only_the_half_that_is_wanted_runs(name: str, engines: dict[str, Engine]
         "output_tokens": 8,
         "residual": False,
         "seed": 3,
-        "stagger_s": 0.0,
         "text": False,
         "image": False,
     }

@@ -107,7 +107,6 @@ def test_steps_are_counted_by_graph_mode(engines: dict[str, Engine]) -> None:
         "output_tokens": 16,
         "residual": True,
         "seed": 3,
-        "stagger_s": 0.1,
         "text": False,
         "image": False,
     }
@@ -151,7 +150,7 @@ def test_an_engine_that_loses_a_process_is_lost_whole(engines: dict[str, Engine]
     engine = engines[name]
     assert engine.core is not None
     engine.order({"op": "load", "prompts": 100, "clients": 2, "prompt_tokens": 64, "output_tokens": 900,
-                  "residual": False, "seed": 1, "stagger_s": 0.0, "text": False, "image": False})  # fmt: skip
+                  "residual": False, "seed": 1, "text": False, "image": False})  # fmt: skip
     engine.expect("loaded", 30)
     engine.order({"op": "start", "start_ns": time.monotonic_ns()})
     engine.expect("ramped", 60)
