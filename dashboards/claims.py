@@ -31,6 +31,7 @@ from dashboards.claim_rules import (
 from dashboards.findings_tables import table
 from dashboards.host_claims import host_findings
 from dashboards.landscape_tables import SWEEPS
+from orchestrator.verdicts import PlannedBoots
 
 MIXED, PREFILL = SWEEPS
 OF_MIXED = ("C1", "C2", "C3", "C4", "C15", "C16", "C17")  # judged from that sweep alone
@@ -56,7 +57,7 @@ def claims(
     trials: pl.DataFrame,
     windows: pl.DataFrame,
     parts: pl.DataFrame,
-    ladder_boots: int | None = None,
+    ladder_boots: PlannedBoots = None,
 ) -> tuple[Claim, ...]:
     """The claims in the study's order.
 
@@ -98,7 +99,7 @@ def claims_table(
     windows: pl.DataFrame,
     parts: pl.DataFrame,
     only: Collection[str] | None = None,
-    ladder_boots: int | None = None,
+    ladder_boots: PlannedBoots = None,
 ) -> str:
     """As `claims`, as Markdown. only: the numbers of those to show."""
     rows = [

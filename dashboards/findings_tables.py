@@ -12,7 +12,9 @@ import polars as pl
 from orchestrator.account import read_accounts, shares
 from orchestrator.contrast import rate
 from orchestrator.errors import SpecError
+from orchestrator.points import points
 from orchestrator.spec import parse_spec
+from orchestrator.spec_sections import AXES
 from orchestrator.store import ResultStore
 from orchestrator.verdicts import judge
 
@@ -30,15 +32,23 @@ def planned_verdicts(store: ResultStore) -> pl.DataFrame:
     return pl.concat(found).filter(metric="throughput")
 
 
-def planned_boots(store: ResultStore, sweep: str, trials: pl.DataFrame) -> int | None:
-    """`repeats` of the sweep's file; None where it was changed on the way, or this release cannot read it."""
-    planned = set()
+def planned_boots(store: ResultStore, sweep: str, trials: pl.DataFrame) -> pl.Expr:
+    """`repeats` of the sweep's file, by cell, as an expression over `trials`; null where it was changed on the way, or
+    this release cannot read it."""
+    planned: dict[tuple[Any, ...], set[int]] = {}
+    boots = pl.lit(None, pl.Int64)
     for sha in trials["spec_sha"].unique():
         try:
-            planned.add(parse_spec(store.spec_text(sweep, sha) or "").repeats)
+            spec = parse_spec(store.spec_text(sweep, sha) or "")
         except SpecError:
-            return None
-    return planned.pop() if len(planned) == 1 else None
+            return boots
+        for point in points(spec.sweep, spec.workload):
+            planned.setdefault(tuple(point.values[axis] for axis in AXES), set()).add(point.repeats or spec.repeats)
+    for cell, numbers in planned.items():
+        here = pl.all_horizontal(pl.col(axis) == value for axis, value in zip(AXES, cell, strict=True))
+        if len(numbers) == 1:
+            boots = pl.when(here).then(pl.lit(numbers.pop(), pl.Int64)).otherwise(boots)
+    return boots
 
 
 def verdict_table(verdicts: pl.DataFrame) -> str:

@@ -18,6 +18,7 @@ from dashboards.claim_cells import KEY, Cell, Reading, Truth, forbidden, planned
 from dashboards.claim_rules import Finding, every_cell, missing, summed_up, together
 from orchestrator.ladder import trial_means
 from orchestrator.spec import SWEEPS
+from orchestrator.verdicts import PlannedBoots
 from orchestrator.views import judge_views
 from workloads.catalogue import canonical_name
 
@@ -47,7 +48,7 @@ HOST_WORK = (
 
 
 def host_findings(
-    verdicts: pl.DataFrame, trials: pl.DataFrame, windows: pl.DataFrame, ladder_boots: int | None = None
+    verdicts: pl.DataFrame, trials: pl.DataFrame, windows: pl.DataFrame, ladder_boots: PlannedBoots = None
 ) -> dict[str, tuple[str, Finding]]:
     """C11 and C12: the claim in short, and the finding. verdicts: rows of `verdicts.judge`; trials, windows: tables of
     `records`; ladder_boots: `planned_boots` of SCHEDULING, as `verdicts.judge` takes them."""
@@ -63,7 +64,7 @@ def host_findings(
     }
 
 
-def same_gain(trials: pl.DataFrame, windows: pl.DataFrame, ladder_boots: int | None = None) -> Finding:
+def same_gain(trials: pl.DataFrame, windows: pl.DataFrame, ladder_boots: PlannedBoots = None) -> Finding:
     """Claim C11: both gains over one engine without async scheduling, and the ratio of the two.
 
     Gains are ratios of throughput, so that one excludes 0 % where its interval excludes 1. Our reading: upward; and the
@@ -105,7 +106,7 @@ def same_gain(trials: pl.DataFrame, windows: pl.DataFrame, ladder_boots: int | N
     return Finding(found.holds, f"{head}: {found.figures}{beside}", found.why)
 
 
-def _at_level(own: pl.DataFrame, windows: pl.DataFrame, baseline: str, boots: int | None) -> pl.DataFrame:
+def _at_level(own: pl.DataFrame, windows: pl.DataFrame, baseline: str, boots: PlannedBoots) -> pl.DataFrame:
     """Rows of the view at the level, one an arm and residency, every arm against `baseline`."""
     against = own.with_columns(baseline=pl.lit(baseline))
     rows = judge_views(against, windows, views=["equal_latency"], latencies={LATENCY: [LEVEL_S]}, planned_boots=boots)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from orchestrator.sequential import ALPHA, critical_value
+from orchestrator.sequential import ALPHA, with_reach
 from orchestrator.student import quantile
 
 # metric -> column of `windows`; a latency ratio below one is better
@@ -212,15 +212,17 @@ def _paired(value: pl.Expr, base: pl.Expr) -> dict[str, pl.Expr]:
     return dict(zip(_PAIRED, summed, strict=True))
 
 
-def intervals(contrasts: pl.DataFrame, planned_boots: int | None = None) -> pl.DataFrame:
+def intervals(contrasts: pl.DataFrame) -> pl.DataFrame:
     """One row a pair and metric: `log_ratio`, `half_width` (null below two boots), `se`, `boot_sd` (of one boot's
     contrast), `boots`, `windows`, `ratio_of_means` (arithmetic, over boots), `noise_share` (of the boots' variance,
     what the scatter of windows explains) and `candidate_boots` (how many different ones).
 
     half_width = max(c s / sqrt(R), q w / R): s over the R boots with c from `critical_value`, and the floor of the
     windows' own scatter, w^2 = sum of `noise`, with Student's q at its degrees of freedom.
+    contrasts: of `boot_contrasts`, with `planned`, the number of boots that was fixed beforehand, or null.
     """
     rows = contrasts.group_by("pair_id", "metric").agg(
+        planned=pl.col("planned").first(),
         boots=pl.len().cast(pl.Int64),
         windows=pl.col("windows").sum(),
         log_ratio=pl.col("contrast").mean(),
@@ -233,11 +235,9 @@ def intervals(contrasts: pl.DataFrame, planned_boots: int | None = None) -> pl.D
         .n_unique()
         .cast(pl.Int64),
     )
-    reach = {n: critical_value(n, planned_boots) for n in rows["boots"].unique() if n > 1}
     floor = {df: quantile(1 - ALPHA / 2, df) for df in rows["noise_df"].unique() if df > 0}
     root = pl.col("boots").sqrt()
-    return rows.with_columns(
-        reach=pl.col("boots").replace_strict(reach, default=None, return_dtype=pl.Float64),
+    return with_reach(rows).with_columns(
         floor=pl.col("noise_df").replace_strict(floor, default=None, return_dtype=pl.Float64),
     ).select(
         "pair_id", "metric", "boots", "windows", "log_ratio", "ratio_of_means", "candidate_boots",

@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import polars as pl
 
-from orchestrator.sequential import critical_value
+from orchestrator.sequential import with_reach
 
 FEWEST_DF = 4  # windows beyond levels and slopes, below which no slope is believed
 
 
-def at_equal_speed(rounds: pl.DataFrame, planned_boots: int | None = None) -> pl.DataFrame:
+def at_equal_speed(rounds: pl.DataFrame, planned: pl.DataFrame) -> pl.DataFrame:
     """By pair: `equal_speed` (log ratio), `equal_speed_half` (half-width), and `equal_speed_mops`, the speed they are
     for; pairs without known speeds have no row.
 
-    rounds: of `contrast.rounds`, resident arms only.
+    rounds: of `contrast.rounds`, resident arms only. planned: by `pair_id`, the number of boots fixed beforehand.
     """
     boots = ["pair_id", "base_boot_id"]
     names = {"y": "throughput", "u": "core", "v": "base_core"}
@@ -55,10 +55,9 @@ def at_equal_speed(rounds: pl.DataFrame, planned_boots: int | None = None) -> pl
     found = means.join(slopes, on="pair_id").with_columns(
         error=(pl.col("spread") / pl.col("boots") + pl.col("noise") * own).sqrt()
     )
-    reach = {int(n): critical_value(int(n), planned_boots) for n in found["boots"].unique()}
-    return found.select(
+    return with_reach(found.join(planned.select("pair_id", "planned"), on="pair_id", how="left")).select(
         "pair_id",
         equal_speed="d",
         equal_speed_mops=pl.col("at").exp(),
-        equal_speed_half=pl.col("error") * pl.col("boots").replace_strict(reach, default=None, return_dtype=pl.Float64),
+        equal_speed_half=pl.col("error") * pl.col("reach"),
     )

@@ -40,23 +40,24 @@ def expand(spec: SweepSpec, backend: Backend, gpu_kind: str | None = None) -> tu
     measurement = spec.measurement.measurement()
     models = _cells(spec, kind)
     if backend == "simulated":
-        for kind in sorted({cell.workload.kind for cells in models for cell in cells} & NOT_SIMULATED.keys()):
+        for kind in sorted({cell.workload.kind for own in models for cell, _ in own} & NOT_SIMULATED.keys()):
             what = NOT_SIMULATED[kind]
             raise SpecError(f"{spec.source}: kind {kind} is not simulated: what {what} is measured, not modelled")
     _check_images(spec, models)
     repeats: list[Repeat] = []
-    for number in range(spec.repeats):
-        for cells in models:
+    for number in range(max(wanted for own in models for _, wanted in own)):
+        for own in models:
             shared = (arms, engine_args, measurement, number, spec.seed + number)
+            cells = [cell for cell, wanted in own if wanted > number]
             repeats += [Repeat(backend, cell, *shared) for cell in cells]
-            if spec.residency_check:
+            if cells and spec.residency_check:
                 alone = spec.residency_check[number % len(spec.residency_check)]
                 repeats.append(Repeat(backend, max(cells, key=_length), *shared, alone))
     return tuple(repeats)
 
 
-def _check_images(spec: SweepSpec, models: Sequence[Sequence[Cell]]) -> None:
-    cells = [cell for own in models for cell in own if cell.workload.with_image]
+def _check_images(spec: SweepSpec, models: Sequence[Sequence[tuple[Cell, int]]]) -> None:
+    cells = [cell for own in models for cell, _ in own if cell.workload.with_image]
     if not cells:
         return
     where = f"{spec.source}: kind image"
@@ -87,12 +88,12 @@ def _length(cell: Cell) -> tuple[int, int]:
     return request_tokens(cell), cell.concurrency
 
 
-def _cells(spec: SweepSpec, gpu_kind: str) -> list[list[Cell]]:
-    """Cells by model in the order in which the models first appear."""
-    by_model: dict[str, list[Cell]] = {}
+def _cells(spec: SweepSpec, gpu_kind: str) -> list[list[tuple[Cell, int]]]:
+    """Cells and how often each is measured, by model in the order in which the models first appear."""
+    by_model: dict[str, list[tuple[Cell, int]]] = {}
     for point in points(spec.sweep, spec.workload):
         cell = cell_of(point.values, gpu_kind, spec.workload.seed)
-        by_model.setdefault(cell.model, []).append(cell)
+        by_model.setdefault(cell.model, []).append((cell, point.repeats or spec.repeats))
     return list(by_model.values())
 
 

@@ -33,12 +33,11 @@ def benjamini_yekutieli(p: Floats, hypotheses: int, true_nulls: int) -> Floats:
     return adjusted
 
 
-def with_q(rows: pl.DataFrame, planned_boots: int | None) -> pl.DataFrame:
+def with_q(rows: pl.DataFrame) -> pl.DataFrame:
     """Adds `p_value`, `q_value` and `map_verdict`; a family is one pair of arms and metric over a sweep's cells."""
     numbers = rows.select(pl.col("log_ratio", "se", "margin", "boots").cast(pl.Float64).fill_null(float("nan")))
     log_ratio, se, margin, boots = (numbers[name].to_numpy() for name in numbers.columns)
-    counts, which = np.unique(boots, return_inverse=True)
-    factor = np.array([looks_factor(int(count), planned_boots) for count in counts])[which]
+    factor = np.array([looks_factor(*kind) for kind in rows.select("boots", "planned").rows()])
     with np.errstate(divide="ignore", invalid="ignore"):
         above = upper_tail((log_ratio - np.log1p(margin)) / se, boots - 1)
         below = upper_tail((np.log1p(-margin) - log_ratio) / se, boots - 1)

@@ -90,7 +90,10 @@ class Plan:
 
 
 def plan(repeats: Iterable[Repeat], gpu: GpuKind) -> Plan:
-    """Group `repeats` into blocks for GPUs of kind `gpu`. Raises ModelError for a model that is not known."""
+    """Group `repeats` into blocks for GPUs of kind `gpu`. Raises ModelError for a model that is not known.
+
+    Boots in which some cells are not measured any more have the engines of those in which all are.
+    """
     usable = int(gpu.memory_bytes * USABLE_SHARE)
     all_repeats = tuple(repeats)
     setups = _setups(all_repeats)
@@ -104,7 +107,7 @@ def plan(repeats: Iterable[Repeat], gpu: GpuKind) -> Plan:
     blocks: list[Block] = []
     skips: list[Skip] = []
     known: dict[tuple[Any, ...], dict[str, int]] = {}  # cells come again in every repeat number
-    for key, group in groups.items():
+    for key, group in _whole(groups).items():
         model = load_model(group[0].cell.model)
         needs = {}
         for repeat in group:
@@ -115,7 +118,21 @@ def plan(repeats: Iterable[Repeat], gpu: GpuKind) -> Plan:
         made, left_out = _blocks_of(group, needs, model, usable)
         blocks += made
         skips += left_out
-    return Plan(tuple(blocks), tuple(skips), usable)
+    return Plan(tuple(blocks), tuple(skips), usable).only(all_repeats)
+
+
+def _whole(groups: Mapping[tuple[Any, ...], Sequence[Repeat]]) -> dict[tuple[Any, ...], list[Repeat]]:
+    """The groups, each with a stand-in for every cell that another repeat number (the key's last part) has and it has
+    not."""
+    cells: dict[tuple[Any, ...], dict[Cell, None]] = defaultdict(dict)
+    for key, group in groups.items():
+        cells[key[:-1]].update(dict.fromkeys(repeat.cell for repeat in group))
+    whole = {}
+    for key, group in groups.items():
+        own = {repeat.cell for repeat in group}
+        stand_ins = [replace(group[0], cell=cell, alone=None) for cell in cells[key[:-1]] if cell not in own]
+        whole[key] = [*group, *stand_ins]
+    return whole
 
 
 def _setups(repeats: Sequence[Repeat]) -> dict[tuple[int, int], str]:

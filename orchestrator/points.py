@@ -15,10 +15,14 @@ Values = Mapping[Axis, str | int]
 
 @dataclass(frozen=True, slots=True)
 class Spelled:
-    """One cell by axis; an axis that nothing gives is missing. include: its place in that list, None in the grid."""
+    """One cell by axis; an axis that nothing gives is missing. include: its place in that list, None in the grid.
+
+    repeats: its own number of them, where it has one.
+    """
 
     values: Values
     include: int | None = None
+    repeats: int | None = None
 
     def has(self, wanted: Values) -> bool:
         return all(self.values.get(axis) == value for axis, value in wanted.items())
@@ -38,7 +42,7 @@ def spelled(sweep: SweepSection, workload: WorkloadSection) -> Iterator[Spelled]
     for values in _grid_and_zip(sweep):
         yield Spelled(_complete(common | values))
     for index, entry in enumerate(sweep.include):
-        yield Spelled(_complete(common | entry.given()), include=index)
+        yield Spelled(_complete(common | entry.given()), include=index, repeats=entry.repeats)
 
 
 def cell_of(values: Values, gpu_kind: str, seed: int) -> Cell:

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
+import polars as pl
 
 from orchestrator.student import Floats, quantile
 from orchestrator.trial import Measurement
@@ -85,6 +86,13 @@ def critical_value(boots: int, planned_boots: int | None = None) -> float:
     if boots in BOUNDARY:
         return BOUNDARY[boots]
     return quantile(1 - ALPHA * (spent(boots) - spent(boots - 1)) / 2, boots - 1)
+
+
+def with_reach(rows: pl.DataFrame) -> pl.DataFrame:
+    """Adds `reach`, the `critical_value` of `boots` and `planned` (both Int64), null below two boots."""
+    kinds = rows.select("boots", "planned").unique().filter(pl.col("boots") > 1)
+    reach = pl.Series("reach", [critical_value(*kind) for kind in kinds.rows()], dtype=pl.Float64)
+    return rows.join(kinds.with_columns(reach), on=["boots", "planned"], how="left", nulls_equal=True)
 
 
 def looks_factor(boots: int, planned_boots: int | None = None) -> float:

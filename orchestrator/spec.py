@@ -24,6 +24,7 @@ from orchestrator.spec_sections import (
     Label,
     Maybe,
     MeasurementSection,
+    Repeats,
     Section,
     SimulationSection,
     SweepSection,
@@ -39,7 +40,6 @@ SWEEPS = Path(__file__).resolve().parent.parent / "sweeps"
 LOAD_FORMATS: Mapping[str, str] = {"dummy": "dummy", "random": "variance_scaled", "checkpoint": "auto"}
 
 
-Repeats = Annotated[int, Field(ge=1, le=1000)]
 REPEATS: TypeAdapter[int] = TypeAdapter(Repeats)
 
 
@@ -87,7 +87,8 @@ class SweepSpec(Section):
         return value
 
     def of_repeats(self, repeats: int | None) -> SweepSpec:
-        """The sweep with another number of repeats; None leaves it. What is measured already keeps its identity.
+        """The sweep with another number of repeats, the same for all cells; None leaves it. What is measured already
+        keeps its identity.
 
         Raises SpecError where the number is not one that a file may hold.
         """
@@ -97,7 +98,9 @@ class SweepSpec(Section):
             REPEATS.validate_python(repeats)
         except ValidationError as error:
             raise SpecError(f"--repeats: {error.errors()[0]['msg'].lower()}, not {repeats}") from error
-        return self.model_copy(update={"repeats": repeats})
+        cells = tuple(cell.model_copy(update={"repeats": None}) for cell in self.sweep.include)
+        sweep = self.sweep.model_copy(update={"include": cells})
+        return self.model_copy(update={"repeats": repeats, "sweep": sweep})
 
     def on(self, gpu: str | None) -> SweepSpec:
         """The sweep for another GPU kind; None leaves it."""

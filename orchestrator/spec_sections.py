@@ -102,6 +102,7 @@ Weights = Literal["dummy", "random", "checkpoint"]
 Maybe = Annotated[Value | None, BeforeValidator(_written)]
 ModelName = Annotated[str, Field(min_length=1), AfterValidator(_known_model)]
 Count = Annotated[int, Field(ge=1)]
+Repeats = Annotated[int, Field(ge=1, le=1000)]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 EngineArgs = Annotated[dict[str, JsonValue], AfterValidator(_not_owned)]
 # YAML knows lists only; the entries stay strict.
@@ -229,12 +230,19 @@ class Point(Section):
         return {axis: value for axis in AXES if (value := getattr(self, axis)) is not None}
 
 
+class Cell(Point):
+    """One cell of `include`."""
+
+    repeats: Maybe[Repeats] = None
+    """Sets of boots for this cell; those of the sweep if it is left out."""
+
+
 class SweepSection(Section):
     """The cells: grid times zip rows, plus include, minus exclude."""
 
     grid: Grid = Field(default_factory=Grid)
     zip: Zip = Field(default_factory=Zip)
-    include: Annotated[tuple[Point, ...], Field(strict=False)] = ()
+    include: Annotated[tuple[Cell, ...], Field(strict=False)] = ()
     """Cells besides those of grid and zip; what an entry leaves out comes from `workload`."""
     exclude: Annotated[tuple[Point, ...], Field(strict=False)] = ()
     """Cells to leave out: all that have every value that the entry names."""

@@ -71,18 +71,20 @@ COLUMNS: Columns = {
 }
 VERDICTS = pl.Schema(COLUMNS)
 SPEEDS = [name for name in COLUMNS if name.startswith("equal_speed")]
+# The number of boots where it was fixed before any result was seen: for all cells, or by an expression over `trials`.
+PlannedBoots = int | pl.Expr | None
 ORDER = (*KEY, "residency", "arm", "baseline", pl.col("metric").cast(pl.Enum(contrast.METRICS)))
 
 
 def judge(
-    trials: pl.DataFrame, windows: pl.DataFrame, *, margin: float | None = None, planned_boots: int | None = None
+    trials: pl.DataFrame, windows: pl.DataFrame, *, margin: float | None = None, planned_boots: PlannedBoots = None
 ) -> pl.DataFrame:
     """One row a cell, pair of arms and metric, with the columns of VERDICTS, sorted.
 
     trials, windows: tables of `records`, committed attempts only.
     margin: overrides the trials' own `tie_margin`.
-    planned_boots: says that the number of boots was fixed before any result was seen; without it the interval allows
-        for a look after every boot from the third on.
+    planned_boots: says that the number of boots was fixed before any result was seen; without it, or with another
+        number of boots than that, the interval allows for a look after every boot from the third on.
     Raises nothing on odd data: a cell that cannot be judged is `undecided`, and `reasons` says why.
     """
     numbered = contrast.numbered(trials)
@@ -93,11 +95,11 @@ def judge(
     logs = contrast.log_windows(numbered, windows)
     rounds = contrast.rounds(logs, sides)
     contrasts = contrast.boot_contrasts(logs, sides, rounds)
-    facts = cells(numbered, margin)
+    facts = cells(numbered, margin, planned_boots)
     course = courses(logs, rounds, pairs, facts)
-    rows = assemble(numbered, windows, pairs, sides, contrasts, course, facts, planned_boots)
+    rows = assemble(numbered, windows, pairs, sides, contrasts, course, facts)
     return (
-        _beside(rows, at_equal_speed(rounds, planned_boots))
+        _beside(rows, at_equal_speed(rounds, pairs.join(facts, on="cell_id")))
         .select(VERDICTS.names())
         .cast(VERDICTS)
         .sort(*ORDER, nulls_last=True)
@@ -137,7 +139,6 @@ def assemble(
     contrasts: pl.DataFrame,
     course: pl.DataFrame,
     facts: pl.DataFrame,
-    planned_boots: int | None,
     metrics: Sequence[str] = contrast.METRICS,
     more_grounds: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
@@ -146,11 +147,12 @@ def assemble(
     The frames are those of `contrast` and `courses`. The grounds against a verdict that lie in the tables are found
     here; `more_grounds` has others, in the shape of `grounds.GROUNDS`.
     """
+    known = pairs.join(facts, on="cell_id")
+    contrasts = contrasts.join(known.select("pair_id", "planned"), on="pair_id")
     rows = (
-        pairs.join(facts, on="cell_id")
-        .join(pl.DataFrame({"metric": list(metrics)}), how="cross")
+        known.join(pl.DataFrame({"metric": list(metrics)}), how="cross")
         .filter(~contrast.is_prefill() | ~pl.col("metric").str.starts_with("tpot"))
-        .join(contrast.intervals(contrasts, planned_boots), on=["pair_id", "metric"], how="left")
+        .join(contrast.intervals(contrasts), on=["pair_id", "metric"], how="left")
         .join(over_gpus(contrasts, sides), on=["pair_id", "metric"], how="left")
         .with_columns(pl.col("boots", "windows", "gpus").fill_null(0), pl.col("gpus_low", "gpus_high").exp())
     )
@@ -159,19 +161,19 @@ def assemble(
         grounds.GROUNDS.to_frame() if more_grounds is None else more_grounds,
     ])  # fmt: skip
     rows = decision.with_reasons(rows, before, course)
-    rows = decision.with_next_step(multiplicity.with_q(decision.decide(rows), planned_boots))
+    rows = decision.with_next_step(multiplicity.with_q(decision.decide(rows)))
     return rows.with_columns(pl.lit(None, pl.Float64).alias(name) for name in SPEEDS)
 
 
-def cells(numbered: pl.DataFrame, margin: float | None) -> pl.DataFrame:
-    """One row a cell: its key, GPU names as found, margin, repeats so far, and what one more costs its GPU in seconds.
+def cells(numbered: pl.DataFrame, margin: float | None, planned_boots: PlannedBoots = None) -> pl.DataFrame:
+    """One row a cell: its key, GPU names as found, margin, repeats so far, boots planned, and what one more repeat
+    costs its GPU in seconds.
 
     Engines that are resident together boot together: one boot time a repeat, not one an arm.
     """
     ok = pl.col("outcome") == "ok"
-    known = numbered.group_by("sweep", "backend", "gpu_kind").agg(
-        found=pl.col("gpu_name").drop_nulls().first(), repeats=pl.col("repeat").max() + 1
-    )
+    planned = planned_boots if isinstance(planned_boots, pl.Expr) else pl.lit(planned_boots, pl.Int64)
+    known = numbered.group_by("sweep", "backend", "gpu_kind").agg(found=pl.col("gpu_name").drop_nulls().first())
     own = pl.col("gpu_name").drop_nulls().unique().sort().str.join(" | ")
     spent = numbered.filter(ok).group_by("cell_id", "repeat").agg(
         booting_s=pl.when(pl.col("together").first()).then(pl.col("boot_s").max()).otherwise(pl.col("boot_s").sum()),
@@ -181,6 +183,8 @@ def cells(numbered: pl.DataFrame, margin: float | None) -> pl.DataFrame:
     found = numbered.group_by("cell_id").agg(
         pl.col(contrast.CELL).first(),
         own=own,
+        repeats=pl.col("repeat").max() + 1,
+        planned=pl.when(planned.n_unique() == 1).then(planned.first()).cast(pl.Int64),
         margin=pl.lit(margin) if margin is not None else pl.col("tie_margin").max(),
     )
     return (

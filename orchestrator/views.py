@@ -19,7 +19,7 @@ import polars as pl
 
 from orchestrator import contrast, ladder, latency_match
 from orchestrator.records import Columns
-from orchestrator.verdicts import COLUMNS, ORDER, VERDICTS, assemble, cells, judge
+from orchestrator.verdicts import COLUMNS, ORDER, VERDICTS, PlannedBoots, assemble, cells, judge
 
 VIEWS = ("equal_total", "per_engine", "own_peak", "equal_latency")
 VIEW_COLUMNS: Columns = {
@@ -38,7 +38,7 @@ def judge_views(
     views: Sequence[str] = VIEWS,
     latencies: Mapping[str, Sequence[float]] | None = None,
     margin: float | None = None,
-    planned_boots: int | None = None,
+    planned_boots: PlannedBoots = None,
 ) -> pl.DataFrame:
     """Verdicts by view, with the columns of VIEW_VERDICTS, sorted by view and then as `judge` sorts.
 
@@ -51,6 +51,9 @@ def judge_views(
         raise ValueError(f"no view {sorted(unknown)[0]!r}: there are {', '.join(VIEWS)}")
     if unknown := {*(latencies or {})} - {*contrast.LATENCIES}:
         raise ValueError(f"no latency {sorted(unknown)[0]!r}: there are {', '.join(contrast.LATENCIES)}")
+    # Views lay trials out anew, in cells that no sweep file has: whose boots were planned is settled before.
+    if isinstance(planned_boots, pl.Expr):
+        trials, planned_boots = trials.with_columns(planned_boots=planned_boots), pl.col("planned_boots")
     total = judge(trials, windows, margin=margin, planned_boots=planned_boots)
     rungs = ladder.settled(trials)
     made = {
@@ -70,7 +73,7 @@ def _shown(rows: pl.DataFrame, view: str, setting: pl.Expr) -> pl.DataFrame:
 
 
 def _per_engine(
-    rungs: pl.DataFrame, windows: pl.DataFrame, total: pl.DataFrame, margin: float | None, planned_boots: int | None
+    rungs: pl.DataFrame, windows: pl.DataFrame, total: pl.DataFrame, margin: float | None, planned_boots: PlannedBoots
 ) -> pl.DataFrame:
     """Arms with unlike numbers of engines by boots; those with as many meet at equal total anyway, pairing kept."""
     cells_of = ladder.per_engine(rungs)
@@ -100,7 +103,7 @@ def _per_engine(
 
 
 def _own_peak(
-    rungs: pl.DataFrame, windows: pl.DataFrame, margin: float | None, planned_boots: int | None
+    rungs: pl.DataFrame, windows: pl.DataFrame, margin: float | None, planned_boots: PlannedBoots
 ) -> pl.DataFrame:
     peaks = ladder.own_peak(rungs, windows)
     rows = _judged(peaks, windows, margin, planned_boots)
@@ -118,7 +121,7 @@ def _own_peak(
 
 
 def _judged(
-    arranged: pl.DataFrame, windows: pl.DataFrame, margin: float | None, planned_boots: int | None
+    arranged: pl.DataFrame, windows: pl.DataFrame, margin: float | None, planned_boots: PlannedBoots
 ) -> pl.DataFrame:
     """`judge` on rearranged trials, resident and alone ones apart; rows carry the residency as it was."""
     parts = [VERDICTS.to_frame()]
@@ -133,7 +136,7 @@ def _equal_latency(
     windows: pl.DataFrame,
     latencies: Mapping[str, Sequence[float]] | None,
     margin: float | None,
-    planned_boots: int | None,
+    planned_boots: PlannedBoots,
 ) -> pl.DataFrame:
     whole = rungs.with_columns(concurrency=pl.lit(None, pl.Int64))
     numbered = contrast.numbered(whole)
@@ -146,7 +149,7 @@ def _equal_latency(
         "pair_id", drift=pl.lit(None, pl.Float64), course=pl.lit(None, pl.List(pl.String))
     )  # fmt: skip
     rows = assemble(
-        numbered, windows, levels, sides, contrasts, steady, cells(numbered, margin), planned_boots,
+        numbered, windows, levels, sides, contrasts, steady, cells(numbered, margin, planned_boots),
         ["throughput"], latency_match.refusals(levels),
     )  # fmt: skip
     return _shown(rows.select("setting", *VERDICTS.names()).cast(VERDICTS), "equal_latency", pl.col("setting"))

@@ -22,7 +22,7 @@ def intervals(trials: pl.DataFrame, windows: pl.DataFrame, planned_boots: int | 
     boots = contrast.boot_contrasts(logs, sides, contrast.rounds(logs, sides))
     cells = numbered.group_by("cell_id").agg(pl.col("concurrency").first())
     return (
-        contrast.intervals(boots, planned_boots)
+        contrast.intervals(boots.with_columns(planned=pl.lit(planned_boots, pl.Int64)))
         .join(pairs, on="pair_id")
         .join(cells, on="cell_id")
         .sort("concurrency", "arm", "baseline", "metric")

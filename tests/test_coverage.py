@@ -198,7 +198,8 @@ def test_no_slope_is_believed_on_few_windows() -> None:
         {"pair_id": [0] * 4, "base_boot_id": ["a", "a", "b", "b"], "throughput": [0.1, 0.2, 0.1, 0.3],
          "core": [3.1, 3.2, 3.3, 3.5], "base_core": [3.1, 3.4, 3.2, 3.3]}
     )  # fmt: skip
-    assert at_equal_speed(rounds).is_empty()
+    planned = pl.DataFrame({"pair_id": [0], "planned": [2]})
+    assert at_equal_speed(rounds, planned).is_empty()
 
 
 def test_real_comparisons_of_equal_arms_are_found_and_counted() -> None:

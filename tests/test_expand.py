@@ -136,6 +136,33 @@ def test_a_landscape_is_complete_before_it_is_measured_again() -> None:
     assert [repeat.seed for repeat in repeats] == [5, 5, 6, 6, 7, 7]
 
 
+def test_a_cell_may_be_measured_more_often_than_the_others() -> None:
+    body = """\
+repeats: 2
+workload: {output_tokens: 16, concurrency: 8}
+sweep:
+  grid: {model: [Qwen2.5-0.5B, Qwen2.5-1.5B], prompt_tokens: [64]}
+  include:
+    - {model: Qwen2.5-0.5B, prompt_tokens: 128, repeats: 4}
+    - {model: Qwen2.5-1.5B, prompt_tokens: 128, repeats: 1}
+"""
+    spec = parse_spec(spec_text(body))
+    found = [
+        (repeat.number, repeat.cell.model[-4:], repeat.cell.workload.prompt_tokens)
+        for repeat in expand(spec, "simulated")
+    ]
+    assert found == [
+        (0, "0.5B", 64), (0, "0.5B", 128), (0, "1.5B", 64), (0, "1.5B", 128),
+        (1, "0.5B", 64), (1, "0.5B", 128), (1, "1.5B", 64),
+        (2, "0.5B", 128),
+        (3, "0.5B", 128),
+    ]  # fmt: skip
+    # What is asked for on the command line holds for all, and changes no identity.
+    fewer = expand(spec.of_repeats(1), "simulated")
+    assert fewer == tuple(repeat for repeat in expand(spec, "simulated") if repeat.number == 0)
+    assert len(expand(spec.of_repeats(3), "simulated")) == 12
+
+
 def test_a_repeat_carries_all_that_the_file_says() -> None:
     body = ONE + "measurement: {window_s: 2, tie_margin: 0.1}\nworkload: {seed: 9}\nweights: random\n"
     (repeat,) = expanded(body)

@@ -115,16 +115,33 @@ def test_blocks_keep_apart_what_cannot_share_boots_and_together_what_can():
 
 def test_what_is_left_is_measured_by_the_engines_of_the_whole():
     small, large = repeat_of(64, 16), repeat_of(2048, 64)
-    later = repeat_of(64, 16, number=1)
-    whole = plan([small, large, later], KINDS["H100"])
-    left = whole.only([small, later])
-    assert [b.repeats for b in left.blocks] == [(small,), (later,)]
-    assert left.blocks[0].sizing == whole.blocks[0].sizing != left.blocks[1].sizing
+    whole = plan([small, large], KINDS["H100"])
+    left = whole.only([small])
+    assert [b.repeats for b in left.blocks] == [(small,)]
+    assert left.blocks[0].sizing == whole.blocks[0].sizing != plan([small], KINDS["H100"]).blocks[0].sizing
     assert left.blocks[0].expected_gpu_s < whole.blocks[0].expected_gpu_s
-    assert left.blocks[1] == whole.blocks[1]
     assert whole.only([]).blocks == ()
     nothing = plan([small, large], gpu_with(arm_bytes(1) - 1))
     assert [skip.repeat for skip in nothing.only([large]).skips] == [large, large]
+
+
+def test_boots_for_some_of_the_cells_have_the_engines_of_all_of_them():
+    small, large = repeat_of(64, 16), repeat_of(2048, 64)
+    later = repeat_of(64, 16, number=1)
+    whole = plan([small, large, later], KINDS["H100"])
+    assert [b.repeats for b in whole.blocks] == [(small, large), (later,)]
+    assert whole.blocks[1].sizing == whole.blocks[0].sizing and whole.blocks[1].memory == whole.blocks[0].memory
+    assert whole.blocks[1].expected_gpu_s == pytest.approx(plan([later], KINDS["H100"]).blocks[0].expected_gpu_s)
+    tight = plan([small, large, later], gpu_with(arm_bytes(1) + arm_bytes(2)))
+    assert {b.residency for b in tight.blocks if later in b.repeats} == {
+        b.residency for b in tight.blocks if small in b.repeats
+    }
+    nowhere = plan([small, large, later], gpu_with(arm_bytes(1) - 1))
+    assert nowhere.blocks == () and [skip.repeat for skip in nowhere.skips] == [
+        *[small] * 2,
+        *[large] * 2,
+        *[later] * 2,
+    ]
 
 
 def test_the_time_to_expect():

@@ -73,6 +73,21 @@ def test_an_interval_for_a_plan_is_narrower_than_one_that_allows_looks() -> None
     assert planned["ci_high"] - planned["ci_low"] < looked["ci_high"] - looked["ci_low"]
 
 
+def test_each_cell_has_the_boots_that_were_planned_for_it() -> None:
+    """Two cells of three boots: for one three were planned, for the other six, of which three are a look beforehand."""
+    values = np.concatenate([rates(1.1, boots=3)] * 2)
+    trials, windows = frames(values)
+    first, second = sorted(trials["concurrency"].unique())
+    planned = pl.when(pl.col("concurrency") == first).then(3).otherwise(6)
+    rows = judge(trials, windows, planned_boots=planned).filter(metric="throughput").sort("concurrency")
+    for concurrency, boots in ((first, 3), (second, None)):
+        alone = judge(trials, windows, planned_boots=boots).filter(metric="throughput", concurrency=concurrency)
+        kept = ["ratio", "ci_low", "ci_high", "verdict", "p_value", "equal_speed_low"]
+        assert rows.filter(concurrency=concurrency).select(kept).equals(alone.select(kept), null_equal=True)
+    widths = (rows["ci_high"] - rows["ci_low"]).to_list()
+    assert widths[0] < 0.6 * widths[1]
+
+
 @pytest.mark.parametrize("boots", [1, 2])
 def test_fewer_than_three_boots_decide_nothing(boots: int) -> None:
     row = headline(*frames(rates(2.0, boots=boots)))

@@ -56,6 +56,16 @@ def test_the_headline_is_judge_itself() -> None:
     assert views.filter(view="equal_total")["setting"].null_count() == judge(*frame).height
 
 
+def test_boots_are_planned_by_the_cells_as_they_were_measured() -> None:
+    """Views lay ladders out anew; an expression over the sweep's own cells means what a plain number means."""
+    frame = ladder(boots=3)
+    by_cell = pl.when(pl.col("concurrency") >= 1).then(3)
+    for view in VIEWS:
+        planned = rows(view, *frame, planned_boots=by_cell)
+        assert_frame_equal(planned, rows(view, *frame, planned_boots=3))
+        assert (planned["ci_high"] < rows(view, *frame)["ci_high"]).any()
+
+
 def test_per_engine_holds_two_engines_with_twice_the_clients_against_one() -> None:
     found = rows("per_engine", *ladder())
     gains = found.filter(arm="mps2", baseline="single").sort("concurrency")
