@@ -26,9 +26,11 @@ from dashboards.findings_prose import (
     AGAIN_NOTE,
     ALARM_NOTE,
     CLAIM_NOTE,
+    COST_NOTE,
     GPU_NOTE,
     GRAPH_NOTE,
     HEAD,
+    HELD_NOTE,
     KILL_NOTE,
     LANDSCAPE_NOTE,
     NOISE_NOTE,
@@ -67,6 +69,7 @@ from dashboards.repeat_tables import (
     residency_table,
     side_by_side,
 )
+from dashboards.step_cost import engine_steps, fit, fitted_to, held_table, law_table, pairs, unseen_words
 from dashboards.step_parts import step_parts
 from dashboards.sustained import SWEEP as SUSTAINED
 from dashboards.sustained import sustained_table
@@ -152,6 +155,7 @@ def page(
             "\n## One engine, two speeds: the core under EngineCore\n",
             SPEED_NOTE.format(levels=speed_levels(core_speeds)),
             speed_table(others),
+            *_step_cost([store, again, untuned]),
             "\n## The same against the same\n",
             NOISE_NOTE,
             noise_table(trials, others.with_columns(rate=rate())),
@@ -175,6 +179,16 @@ def page(
 def samples_of(store: ResultStore, sweeps: Iterable[str]) -> pl.DataFrame:
     """Of those that the store has."""
     return store.read("samples", sorted({*sweeps} & {*store.sweeps()}))
+
+
+def _step_cost(stores: Sequence[ResultStore]) -> list[str]:
+    steps = pl.concat([engine_steps(store.read("trials"), store.read("windows")) for store in stores])
+    law, unseen = fit(own := fitted_to(steps)), pairs(steps)
+    if law is None or unseen.is_empty():
+        return []
+    title = "\n## What a step costs EngineCore\n"
+    return [title, COST_NOTE, law_table(law), HELD_NOTE, held_table(law, own), "", unseen_words(law, unseen), "",
+            held_table(law, unseen)]  # fmt: skip
 
 
 def _untuned(store: ResultStore) -> str:

@@ -107,6 +107,17 @@ carries the mean. Where EngineCore bounds the rate, the rate follows that speed 
 and little scatter is left once it is known; where the GPU bounds it, the slope is near 0.
 """
 
+COST_NOTE = """Where EngineCore bounds the rate, how long is a step, and what of? One law is fitted to windows of one
+engine whose GPU waits (`dashboards/step_cost.py`): so much for a step, for each sequence in it, and for each layer
+where the step is no whole CUDA graph, all of it in proportion to the core's speed. vLLM launches a step of decodes as
+one graph; one with a prefill in it in pieces, attention by itself between them; one of more tokens than its largest
+graph kernel by kernel.
+"""
+
+HELD_NOTE = """
+By cell: where the time of a step goes, by the law, and how far the law is from the clock.
+"""
+
 NOISE_NOTE = """What differs here is nothing but chance: two windows of one arm, next to each other in one boot; two
 arms of one boot that differ in name alone (`single` and `single-again`); one arm in two boots. Where EngineCore bounds
 the rate, its core's speed is what moves; where the GPU's power limit does, hardly anything moves.
