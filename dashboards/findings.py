@@ -36,6 +36,7 @@ from dashboards.findings_prose import (
     NOISE_NOTE,
     OPTIONS_NOTE,
     PART_NOTE,
+    POWER_LAW_NOTE,
     POWER_NOTE,
     RESIDENCY_NOTE,
     RESOURCE_NOTE,
@@ -61,6 +62,7 @@ from dashboards.kill_table import aftermath, kill_table
 from dashboards.landscape_tables import SWEEPS as LANDSCAPES
 from dashboards.landscape_tables import landscape_table
 from dashboards.options import options_table
+from dashboards.power_law import power_law, power_law_table, replayed_power
 from dashboards.repeat_tables import (
     again_table,
     false_alarms,
@@ -170,6 +172,7 @@ def page(
             "\n## Power\n",
             POWER_NOTE,
             power_table(others),
+            *_power_law(trials, rows, samples_of(store, ABLATIONS.values())),
             *_killed(kills),
             TAIL,
         ]
@@ -189,6 +192,12 @@ def _step_cost(stores: Sequence[ResultStore]) -> list[str]:
     title = "\n## What a step costs EngineCore\n"
     return [title, COST_NOTE, law_table(law), HELD_NOTE, held_table(law, own), "", unseen_words(law, unseen), "",
             held_table(law, unseen)]  # fmt: skip
+
+
+def _power_law(trials: pl.DataFrame, windows: pl.DataFrame, samples: pl.DataFrame) -> list[str]:
+    steps = replayed_power(trials, windows, samples)
+    law = None if steps.is_empty() else power_law(steps)
+    return [] if law is None else [POWER_LAW_NOTE, power_law_table(law)]
 
 
 def _untuned(store: ResultStore) -> str:

@@ -144,6 +144,11 @@ POWER_NOTE = """Prefill with 8,192 tokens a step draws the power limit in every 
 then falls in the denser arm, and what MPS overlaps is paid for in clock.
 """
 
+POWER_LAW_NOTE = """
+What it goes into, by the steps that one engine replayed (near-zero weights; FLOPs and bytes by the arithmetic of the
+model catalogue). Energy a FLOP does not fall with the clock: what the cap takes in clock it takes in rate.
+"""
+
 KILL_NOTE = """On one GPU of a host, one part of a measuring sweep after another was ended with SIGKILL while two
 engines under MPS were at work. Afterwards is once the block's processes are gone, when the next block may
 be booting already; for the driver, at the end of all its processes.

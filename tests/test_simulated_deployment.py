@@ -218,7 +218,10 @@ def test_a_cap_on_sms_costs_a_compute_bound_engine():
     capped = Arm("mps-2-30", Mps(2, active_thread_percentage=30))
     block = block_of(Workload("prefill", 2048, 1), 16, "Qwen2.5-3B", (SINGLE, MPS, capped))
     mps, less = look(block, MPS, capped, window_s=8.0)
-    assert tokens_per_s(less) / tokens_per_s(mps) == pytest.approx(0.6, abs=0.1)
+    # All SMs run into the power limit, 60 % of them do not: what they lose is paid back in part by the clock.
+    clocks = less.gpu.sm_clock_mhz / mps.gpu.sm_clock_mhz
+    assert clocks > 1.1
+    assert tokens_per_s(less) / tokens_per_s(mps) == pytest.approx(0.6 * clocks, abs=0.05)
 
 
 def test_synchronous_scheduling_is_slower_and_confined_cores_are_too():

@@ -173,7 +173,7 @@ def test_a_launch_bound_step_lasts_until_its_last_launch_and_slows_the_other_les
 def test_the_power_cap_lowers_the_clock_until_the_load_fits():
     power = PowerCap(H200)
     seconds = 0.5
-    busy = StepCost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.75 * 989.5e12 * seconds, 0.6 * 4.8e12 * seconds, 1, 0)
+    busy = StepCost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.75 * 989.5e12 * seconds, 0.2 * 4.8e12 * seconds, 1, 0)
     power.add(busy, seconds)
     clock = power.read(seconds)
     assert value("lowest_clock") < clock < 1.0

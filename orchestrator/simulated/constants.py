@@ -1,8 +1,9 @@
 """Every number of the simulated GPU that is not in a data sheet, with its source and its plausible range, in one table.
 
 None was fitted to a throughput of several engines on one GPU, published or our own: sources are data sheets, kernel
-and host measurements, code and documentation, and where there is none the source says `assumption`. What depends on
-the GPU kind (peak rates, SMs, caches, power limit) stands in `orchestrator.gpus`.
+and host measurements, single engines of the measured record, code and documentation, and where there is none the
+source says `assumption`. What depends on the GPU kind (peak rates, SMs, caches, power limit) stands in
+`orchestrator.gpus`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # Goes up when the model changes what it says; stored with every boot.
-MODEL_VERSION = "2"
+MODEL_VERSION = "3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +44,37 @@ CONSTANTS: dict[str, Constant] = {
     ),
     "sms_to_fill_memory": Constant(0.5, "of SMs", 0.3, 0.8, "assumption: SMs that saturate device memory"),
     "kernel_tail": Constant(
-        2.5e-6, "s", 1.5e-6, 5e-6, "assumption: ramp, drain and gap of a kernel within a CUDA graph, a microsecond each"
+        3.4e-6,
+        "s",
+        1.5e-6,
+        5e-6,
+        "ramp, drain and gap of a kernel within a CUDA graph: measured steps of single engines, replayed on H200s",
     ),
     # launches
     "eager_launch": Constant(
-        6e-6, "s", 4e-6, 1e-5, "assumption: CUDA launch latency of 4 to 5 us, and the dispatch of PyTorch and Triton"
+        5.1e-5,
+        "s",
+        4.6e-5,
+        5.6e-5,
+        "measured with single engines (docs/findings.md, what a step costs): 520 us a layer of 10.2 launches",
     ),
-    "graph_launch": Constant(8e-6, "s", 4e-6, 2e-5, "assumption: launch of one captured CUDA graph from PyTorch"),
+    "graph_launch": Constant(
+        8e-5, "s", 3e-5, 1.3e-4, "measured likewise: 184 us a layer launched in pieces, less two attention launches"
+    ),
     # the engine's host time
     "engine_core_step": Constant(
-        1.5e-3,
+        1.39e-3,
         "s",
-        0.8e-3,
-        3e-3,
-        "assumption: schedule, input preparation, messages of one vLLM V1 step of one sequence",
+        0.84e-3,
+        1.93e-3,
+        "measured with single engines of vLLM 0.25.1, on a core of 36 Mops: schedule, input preparation, messages",
     ),
     "engine_core_sequence": Constant(
-        1.2e-5,
+        1.4e-5,
         "s",
-        4e-6,
-        1.9e-5,
-        "assumption between two bounds: vllm-project/vllm#46112 measures 1.1 us for update_from_output alone; on an "
-        "H200 host EngineCore was busy (waits included) for 6.3 ms in a step of 256 sequences",
+        1.2e-5,
+        1.7e-5,
+        "measured likewise",
     ),
     "engine_core_token": Constant(2e-8, "s", 5e-9, 1e-7, "assumption: copies of token ids and positions"),
     "engine_core_request": Constant(1e-4, "s", 5e-5, 5e-4, "assumption: decode, admit and free one request"),
@@ -91,11 +101,16 @@ CONSTANTS: dict[str, Constant] = {
     ),
     # power
     "matmul_power": Constant(
-        1.0, "of limit", 0.85, 1.1, "assumption: the 8192^3 matmul runs just at the power limit, unthrottled"
+        0.89,
+        "of (limit - idle)",
+        0.85,
+        1.0,
+        "measured: power of single engines' steps, replayed on H200s with near-zero weights; of the 8192^3 matmul",
     ),
     "memory_power": Constant(
-        0.40, "of (limit - idle)", 0.25, 0.5, "assumption: device memory and data paths at the rate of the copy"
+        0.98, "of (limit - idle)", 0.85, 1.05, "measured likewise: device memory and data paths at the rate of the copy"
     ),
+    "active_power": Constant(0.12, "of (limit - idle)", 0.1, 0.15, "measured likewise: a GPU that runs kernels at all"),
     "lowest_clock": Constant(
         0.6, "of boost", 0.5, 0.74, "assumption; 1470 of 1980 MHz was the lowest clock seen on H200"
     ),

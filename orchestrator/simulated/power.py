@@ -1,8 +1,10 @@
-"""Power and clock of the simulated GPU: P = idle + compute + memory, and a cap that lowers the clock.
+"""Power and clock of the simulated GPU: P = idle + active + compute + memory, and a cap that lowers the clock.
 
-Compute power is proportional to the FLOP rate and to the square of the clock (voltage falls with it), memory power to
-the bytes a second. Every `power_interval` the cap sets the clock at which the load just seen would draw the limit.
-Work is counted when its step ends, so an interval also holds at least `STEPS_AN_INTERVAL` steps.
+Compute power is proportional to the FLOP rate, memory power to the bytes a second, and `active` to the time in which
+kernels run. With these three numbers the power of 22 kinds of steps, replayed by single engines on H200s at clocks from
+1,530 to 1,980 MHz, comes out within 6 %; energy a FLOP that falls with the clock fits worse. Every `power_interval` the
+cap sets the clock at which the load just seen would draw the limit. Work is counted when its step ends, so an interval
+also holds at least `STEPS_AN_INTERVAL` steps.
 """
 
 from __future__ import annotations
@@ -33,10 +35,11 @@ class PowerCap:
         self.gpu, self.enabled = gpu, enabled
         self.compute_w = dynamic_w * value("matmul_power") / value("gemm_efficiency")  # at the peak FLOP rate
         self.memory_w = dynamic_w * value("memory_power") / value("copy_efficiency")  # at the peak byte rate
+        self.active_w = dynamic_w * value("active_power")
         self.interval_s = value("power_interval")
         self.clock = 1.0
         self.readings: list[PowerReading] = []
-        self._flops = self._bytes = 0.0
+        self._flops = self._bytes = self._busy_s = 0.0
         self._since_s = 0.0
         self._steps = 0
 
@@ -45,6 +48,7 @@ class PowerCap:
         self._steps += 1
         self._flops += cost.flops
         self._bytes += cost.dram_bytes
+        self._busy_s += cost.seconds
         return self._steps >= STEPS_AN_INTERVAL and now >= self._since_s + self.interval_s
 
     def read(self, now: float) -> float:
@@ -52,13 +56,14 @@ class PowerCap:
         seconds = now - self._since_s
         compute = self._flops / (self.gpu.bf16_flops_per_s * seconds)
         memory_w = self.memory_w * self._bytes / (self.gpu.memory_bytes_per_s * seconds)
-        power_w = self.gpu.idle_power_w + self.compute_w * compute * self.clock**2 + memory_w
+        fixed_w = self.gpu.idle_power_w + self.active_w * min(1.0, self._busy_s / seconds)
+        power_w = fixed_w + self.compute_w * compute + memory_w
         self.readings.append(PowerReading(now, power_w, self.clock))
         if self.enabled and compute > 0:
-            # At another clock f the same load runs at compute * f / clock: power grows with the cube of f.
-            room_w = max(0.0, self.gpu.power_limit_w - self.gpu.idle_power_w - memory_w)
-            clock = (room_w / (self.compute_w * compute / self.clock)) ** (1 / 3)
+            # At another clock f the same load runs at compute * f / clock.
+            room_w = max(0.0, self.gpu.power_limit_w - fixed_w - memory_w)
+            clock = room_w / (self.compute_w * compute / self.clock)
             self.clock = min(1.0, max(value("lowest_clock"), clock))
-        self._flops = self._bytes = 0.0
+        self._flops = self._bytes = self._busy_s = 0.0
         self._since_s, self._steps = now, 0
         return self.clock
