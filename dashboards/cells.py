@@ -1,7 +1,7 @@
 """The store's frames as figures want them: windows joined to their trials, sweeps cut into scenes, models in order.
 
-A scene is what one figure may show: one sweep, one backend, one GPU kind, one kind of load, one concurrency.
-Predictions and measurements therefore never share an axis.
+A scene is what one figure may show: one sweep, one backend, one GPU kind, one kind of load, and one concurrency, or
+each cell's own where no cell has several. Predictions and measurements therefore never share an axis.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ SHARING_ORDER = {"single": 0, "timesliced": 1, "mps": 2}
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """`output_tokens` and `residency` are None unless one model and context were run with several of them."""
+    """`output_tokens` and `residency` are None unless one model and context were run with several of them, and
+    `concurrency` is where each cell has its own (`own_loads`)."""
 
     sweep: str
     backend: str
     gpu_kind: str
     kind: str
-    concurrency: int
+    concurrency: int | None
     output_tokens: int | None = None
     residency: str | None = None
 
@@ -38,7 +39,7 @@ class Scene:
 
     @property
     def label(self) -> str:
-        words = [self.gpu_kind, f"{self.kind} load", f"{self.concurrency:,} requests in flight"]
+        words = [self.gpu_kind, f"{self.kind} load", load_words(self.concurrency)]
         if self.output_tokens is not None:
             words.append(f"{self.output_tokens:,} output tokens")
         if self.residency is not None:
@@ -54,15 +55,38 @@ class Scene:
 def scenes(frame: pl.DataFrame) -> list[Scene]:
     """The scenes of a frame with the columns of a cell, in the order: sweep, backend, GPU, kind, concurrency."""
     cuts = []
-    for key, rows in frame.partition_by(SCENE, as_dict=True).items():
+    whole = frame.partition_by(SCENE[:-1], as_dict=True)
+    by_load = {
+        (*key, concurrency): part
+        for key, rows in whole.items()
+        for concurrency, part in (
+            [(None, rows)] if own_loads(rows) else [(at[0], part) for at, part in rows.group_by("concurrency")]
+        )
+    }
+    for key, rows in by_load.items():
         counts = rows.group_by("model", "prompt_tokens").agg(pl.col("output_tokens", "residency").n_unique())
         split = [name for name in ("output_tokens", "residency") if counts.select((pl.col(name) > 1).any()).item()]
         parts = rows.select(split).unique().to_dicts() if split else [{}]
         cuts += [Scene(*key, **part) for part in parts]
     return sorted(
         cuts,
-        key=lambda s: (s.sweep, s.backend, s.gpu_kind, s.kind, s.concurrency, s.output_tokens or 0, s.residency or ""),
+        key=lambda s: (
+            *(s.sweep, s.backend, s.gpu_kind, s.kind, s.concurrency or 0, s.output_tokens or 0, s.residency or ""),
+        ),
     )
+
+
+def own_loads(rows: pl.DataFrame) -> bool:
+    """Whether there are several concurrencies and each cell of a map has one of them: a landscape in which long
+    contexts take fewer clients is one map, a ladder of clients is not."""
+    if rows["concurrency"].drop_nulls().n_unique() < 2:
+        return False
+    cell = ["model", "prompt_tokens", "output_tokens", "residency"]
+    return int(rows.group_by(cell).agg(n=pl.col("concurrency").n_unique())["n"].max()) == 1  # type: ignore[arg-type]
+
+
+def load_words(concurrency: int | None) -> str:
+    return "requests in flight by cell" if concurrency is None else f"{concurrency:,} requests in flight"
 
 
 def measured(trials: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:

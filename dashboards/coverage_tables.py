@@ -19,6 +19,13 @@ def with_tables(page: str, record: Record) -> str:
     return MARKED.sub(lambda found: f"{found[1]}\n{TABLES[found[2]](record)}\n\n{found[3]}", page)
 
 
+def with_text(page: str, name: str, text: str) -> str:
+    """`page` with `text` between the marker lines of `name`. Raises ValueError for a page without them."""
+    if all(found[2] != name for found in MARKED.finditer(page)):
+        raise ValueError(f"no `<!-- table: {name} -->` with an `<!-- end -->` after it")
+    return MARKED.sub(lambda found: f"{found[1]}\n{text}\n\n{found[3]}" if found[2] == name else found[0], page)
+
+
 def headline(record: Record) -> str:
     coverage, cost = record["coverage"].filter("recorded"), record["cost"].filter(pl.col("noise") == "all")
     by_noise = _shares(coverage.group_by("noise").agg(pl.col("sweeps", "held").sum()), "held")

@@ -43,9 +43,8 @@ def gains_by_halves(world: World) -> dict[str, Drawing]:
         for (base,), own in scene.of(rows).group_by("base", maintain_order=True):
             for arm, baseline in main if own["model"].n_unique() > 1 else ():
                 pair = own.filter(arm=arm, baseline=baseline).drop("base")
-                name = (
-                    f"{scene.kind}, {str(base).rsplit('/', 1)[-1]}, {scene.concurrency} in flight: {arm} / {baseline}"
-                )
+                model, load = str(base).rsplit("/", 1)[-1], cells.load_words(scene.concurrency)
+                name = f"{scene.kind}, {model}, {load}: {arm} / {baseline}"
                 found[name] = figures.halves_gain(pair), pair
     return found
 

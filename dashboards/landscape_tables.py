@@ -23,25 +23,25 @@ HEAD = (
 )
 
 
-def landscape_table(verdicts: pl.DataFrame, trials: pl.DataFrame, windows: pl.DataFrame) -> str:
+def landscape_table(verdicts: pl.DataFrame, trials: pl.DataFrame, windows: pl.DataFrame, backend: str = "vllm") -> str:
     """One row a cell of SWEEPS, smallest model and shortest context first; what was not measured has a dash.
 
-    verdicts: rows of `verdicts.judge`; trials, windows: tables of `records`. Predictions are left out. Cells that were
-    measured one arm at a time say so beside their context. Counters are means over certified windows.
+    verdicts: rows of `verdicts.judge`; trials, windows: tables of `records`. Other backends are left out. Cells that
+    were measured one arm at a time say so beside their context. Counters are means over certified windows.
     """
-    own = verdicts.filter(pl.col("sweep").is_in(SWEEPS), metric="throughput", backend="vllm")
+    own = verdicts.filter(pl.col("sweep").is_in(SWEEPS), metric="throughput", backend=backend)
     ratios: dict[tuple[Any, ...], dict[tuple[str, str], dict[str, Any]]] = {}
     for row in own.iter_rows(named=True):
         ratios.setdefault(_key(row), {})[row["arm"], row["baseline"]] = row
-    arms = _arms(trials, windows)
+    arms = _arms(trials, windows, backend)
     sizes = {model: place for place, model in enumerate(cells.model_order(own["model"]))}
     order = sorted(ratios, key=lambda key: (SWEEPS.index(key[0]), sizes[key[2]], key[3], key[5], key[4], key))
     return table(HEAD, [_row(key, ratios[key], arms) for key in order])
 
 
-def _arms(trials: pl.DataFrame, windows: pl.DataFrame) -> dict[tuple[Any, ...], dict[str, Any]]:
+def _arms(trials: pl.DataFrame, windows: pl.DataFrame, backend: str) -> dict[tuple[Any, ...], dict[str, Any]]:
     """By cell and arm: what bounds most of its windows, in a draw the first by name, and means of counters."""
-    asked = trials.filter(pl.col("sweep").is_in(SWEEPS), outcome="ok", backend="vllm")
+    asked = trials.filter(pl.col("sweep").is_in(SWEEPS), outcome="ok", backend=backend)
     sound = windows.filter("certified").select("trial_id", "attempt_id", "bound_by", *COUNTERS)
     joined = sound.join(asked.select("trial_id", "attempt_id", "arm", *KEY), on=["trial_id", "attempt_id"])
     means = joined.group_by(*KEY, "arm").agg(

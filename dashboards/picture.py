@@ -64,7 +64,9 @@ def picture(verdicts: pl.DataFrame) -> str:
 
 def _head(rows: pl.DataFrame, simulated: bool) -> list[str]:
     first = rows.row(0, named=True)
-    where = f"{first['gpu_kind']}, {first['kind']} load, {first['concurrency']:,} requests in flight"
+    loads = sorted(set(rows["concurrency"].drop_nulls()))
+    asked = f"{loads[0]:,}" if len(loads) == 1 else f"{loads[0]:,} to {loads[-1]:,}" if loads else "as many"
+    where = f"{first['gpu_kind']}, {first['kind']} load, {asked} requests in flight"
     lines = [
         _text(MARGIN, 42, f"{first['arm']} against {first['baseline']}: throughput", "", 22, weight=700),
         _text(MARGIN, 66, f"{where}. Gain with its 95 % interval; hatched: undecided.", "muted", 14),

@@ -167,7 +167,8 @@ def _hover(row: Mapping[str, Any]) -> str:
     lines = [
         f"<b>{html.escape(cells.cell_label(row))}</b>",
         f"{row['verdict']}: {ratio} [{theme.interval(row['ci_low'], row['ci_high'], 1)}]",
-        f"{row['boots']} boots, {row['windows']} windows",
+        f"{row['boots']} boots, {row['windows']} windows"
+        + (f", {row['concurrency']:,} in flight" if row["concurrency"] is not None else ""),
         *reasons,
     ]
     return "<br>".join(lines)

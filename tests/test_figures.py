@@ -168,6 +168,19 @@ def test_scenes_split_what_may_not_share_axes() -> None:
     assert sum(len(scene.of(trials)) for scene in found) == len(trials)
 
 
+def test_a_landscape_in_which_each_cell_has_its_own_load_is_one_scene() -> None:
+    trials, _, verdicts = frames()
+    contexts = verdicts["prompt_tokens"].unique().sort()
+    fewer = pl.when(pl.col("prompt_tokens") == contexts[-1]).then(4).otherwise(64).cast(pl.Int64)
+    mixed, asked = (frame.with_columns(concurrency=fewer) for frame in (verdicts, trials))
+    (scene,) = cells.scenes(mixed)
+    assert scene.concurrency is None and "by cell" in scene.label
+    assert len(scene.of(mixed)) == len(mixed) and len(scene.of(asked)) == len(asked)
+    # A ladder in any one cell, and every map has a load of its own again.
+    rung = mixed.filter(prompt_tokens=contexts[0]).with_columns(concurrency=pl.lit(32, pl.Int64))
+    assert [scene.concurrency for scene in cells.scenes(pl.concat([mixed, rung]))] == [4, 32, 64]
+
+
 def test_scenes_split_output_lengths_only_where_a_context_has_several() -> None:
     _, _, verdicts = frames()
     longer = verdicts.filter(prompt_tokens=128).with_columns(output_tokens=pl.lit(512, pl.Int64))

@@ -50,7 +50,7 @@ def world(store: ResultStore) -> World:
 
 def test_one_figure_a_model_load_and_pair(world: World) -> None:
     found = gains_by_halves(world)
-    assert list(found) == ["decode-replay, Qwen2.5-3B, 64 in flight: mps2 / single"]
+    assert list(found) == ["decode-replay, Qwen2.5-3B, 64 requests in flight: mps2 / single"]
     ((figure, rows),) = found.values()
     assert {trace.name for trace in figure.data} == {"full model", *VARIANTS}
     assert set(rows["model"]) == {MODEL, *(f"{MODEL}:{variant}" for variant in VARIANTS)}

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from dashboards.power_law import CELL, PowerLaw, power_law, power_law_table, replayed_power
-from dashboards.step_cost import engine_steps, fit, fitted_to
+from dashboards.step_cost import engine_steps, fit, fitted_to, pairs
 from orchestrator.gpus import KINDS
 from orchestrator.simulated.constants import CONSTANTS, value
 from orchestrator.store import ResultStore
@@ -73,11 +73,37 @@ def test_the_simulated_gpu_draws_the_power_that_single_engines_drew(name: str) -
     assert value(name) == pytest.approx(law.constants[name], rel=0.05)
 
 
-def test_the_simulated_host_takes_the_time_that_single_engines_took() -> None:
-    """Constants that say `measured` lie in the intervals of the law that the record gives today."""
+@pytest.fixture(scope="module")
+def steps_of_the_record() -> pl.DataFrame:
     stores = [ResultStore.open(str(REFERENCE / name), create=False) for name in ("h200", "h200-pair", "h200-untuned")]
-    rows = pl.concat([engine_steps(store.read("trials"), store.read("windows")) for store in stores])
-    law = fit(fitted_to(rows))
+    return pl.concat([engine_steps(store.read("trials"), store.read("windows")) for store in stores])
+
+
+def test_the_readme_s_law_of_a_step_stands_in_the_record(steps_of_the_record: pl.DataFrame) -> None:
+    law, unseen = fit(fitted_to(steps_of_the_record)), pairs(steps_of_the_record)
+    assert law is not None
+    text = " ".join((REFERENCE.parent / "README.md").read_text().split())
+    step, sequence, pieces, eager = (term.seconds for term in law.terms)
+    assert f"{step * 1e3:.1f} ms a step, {sequence * 1e6:.0f} µs a sequence" in text
+    assert f"{pieces * 1e3:.2f} or {eager * 1e3:.2f} ms a layer" in text
+    assert f"the length of its steps within {law.scatter:.0%}".replace("%", " %") in text
+    off = np.log(law.step_s(unseen) / unseen["step_s"].to_numpy())
+    assert f"{np.exp(off.mean()):.2f} times the steps of pairs" in text
+    assert f"with a scatter of {off.std():.0%}:".replace("%", " %") in text
+
+
+def test_the_readme_says_of_the_predictions_what_their_table_says() -> None:
+    text = " ".join((REFERENCE.parent / "README.md").read_text().split())
+    page = (REFERENCE.parent / "docs" / "simulation.md").read_text()
+    (row,) = (line.split(" | ") for line in page.splitlines() if line.startswith("| gain | mps2 / single |"))
+    _, _, cells, mean, scatter, inside, _ = row
+    assert f"its gain is {mean} times the measured one with a scatter of {float(scatter[:-2]):.0f} %" in text
+    assert f"inside the interval in {inside}" in text and f"held against {cells} measured cells" in text
+
+
+def test_the_simulated_host_takes_the_time_that_single_engines_took(steps_of_the_record: pl.DataFrame) -> None:
+    """Constants that say `measured` lie in the intervals of the law that the record gives today."""
+    law = fit(fitted_to(steps_of_the_record))
     assert law is not None
     step, sequence, pieces, eager = law.terms
     assert step.low < value("engine_core_step") < step.high

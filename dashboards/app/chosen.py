@@ -135,6 +135,9 @@ class Chosen:
 
     @cached_property
     def concurrencies(self) -> list[int]:
+        """To choose from; none where each cell has its own."""
+        if cells.own_loads(self._pair_rows):
+            return []
         return sorted(set(self._pair_rows["concurrency"].drop_nulls()))
 
     @property
@@ -205,8 +208,8 @@ class Chosen:
         """What the map shows, in words."""
         assert self.place is not None
         words = [self.place.world.gpu_kind, f"{self.kind} load"]
-        if self.concurrency is not None:
-            words.append(f"{self.concurrency:,} requests in flight")
+        if self.concurrency is not None or self.view not in OVER_LADDER:
+            words.append(cells.load_words(self.concurrency))
         if self.output_tokens is not None:
             words.append(f"{self.output_tokens:,} output tokens")
         words.append(self.setting or VIEW_WORDS[self.view].split(":")[0])
