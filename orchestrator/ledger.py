@@ -85,12 +85,19 @@ class Ledger:
         block = block.only(wanted - self._done)
         return Assignment(
             block=block,
-            context=BlockContext(self.spec.name, self.spec.sha, self.skips),
+            context=self._context(block),
             store_uri=self.store.uri,
             store_mark=self.store.mark(),
             generations={repeat.repeat_id: self._generations.get(repeat.repeat_id, 0) + 1 for repeat in block.repeats},
             latencies_s=self.latencies_s,
         )
+
+    def _context(self, block: Block) -> BlockContext:
+        planned = {}
+        if self.spec.stopping == "fixed":
+            boots = Counter(repeat.cell for repeat in self.repeats if repeat.alone is None)
+            planned = {repeat.repeat_id: boots[repeat.cell] for repeat in block.repeats}
+        return BlockContext(self.spec.name, self.spec.sha, self.skips, planned)
 
     def _catch_up(self, wanted: Set[str]) -> None:
         """Take in what was committed in a generation that this driver knows nothing of."""
@@ -134,7 +141,7 @@ class Ledger:
         event.quarantine.keep(self.store, self.spec.name)
 
     def _write(self, log: RepeatLog, block: Block, final: bool = True) -> tuple[TrialSummary, ...]:
-        done = finish(log, block, BlockContext(self.spec.name, self.spec.sha, self.skips))
+        done = finish(log, block, self._context(block))
         repeat_id = log.repeat.repeat_id
         generation = self._generations.get(repeat_id, 0) + 1
         committed = self.store.write_repeat(self.spec.name, repeat_id, done.attempt_id, done.frames, generation)

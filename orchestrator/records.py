@@ -1,7 +1,8 @@
 """The four tables of a store, declared once: Polars schemas with units in the column names.
 
 Version history, newest first. A renamed or redefined column gets a new name, never a new meaning.
-    1  first version; `windows.prefill_tokens_s` and `windows.output_tokens_s` came later and are null in older files
+    1  first version; `windows.prefill_tokens_s`, `windows.output_tokens_s` and `trials.planned_boots` came later and
+       are null in older files
 
 `trials`    one row an arm and repeat: what was asked, where it ran, how it ended
 `windows`   one row a window: rates, latencies, certificate, what bounded it
@@ -45,6 +46,7 @@ TRIALS_COLUMNS: Columns = {
     "cores_per_engine": pl.Int64,
     "pinned": pl.Boolean,
     "tie_margin": pl.Float64,
+    "planned_boots": pl.Int64,  # of the cell, where the sweep file says stopping: fixed; else null
     "measurement": pl.String,  # JSON of trial.Measurement
     "residency": pl.String,  # resident | alone
     "resident_arms": pl.List(pl.String),

@@ -51,6 +51,7 @@ def trial_row(log: RepeatLog, trial: TrialLog, block: Block, context: BlockConte
         "cores_per_engine": arm.cores_per_engine,
         "pinned": arm.pinned,
         "tie_margin": repeat.measurement.tie_margin,
+        "planned_boots": context.planned_boots.get(repeat.repeat_id),
         "measurement": canonical_json(repeat.measurement),
         "residency": "resident" if resident else "alone",
         "resident_arms": [other.name for other in block.arms] if resident else [arm.name],

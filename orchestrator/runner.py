@@ -111,6 +111,7 @@ class BlockContext:
     sweep: str
     spec_sha: str
     skip_reasons: Mapping[str, str] = field(default_factory=dict)  # by trial_id, decided by the plan
+    planned_boots: Mapping[str, int] = field(default_factory=dict)  # by repeat_id, where no boot will be added
 
 
 def run_block(

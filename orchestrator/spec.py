@@ -68,6 +68,9 @@ class SweepSpec(Section):
     sweep: SweepSection
     repeats: Repeats = 3
     """Sets of boots in which every cell is measured; a verdict needs three."""
+    stopping: Literal["open", "fixed"] = "open"
+    """open: boots may be added after a look, and intervals pay for every look; fixed: repeats is all there will be, and
+    once a cell has just that many its interval pays for one."""
     residency_check: Annotated[tuple[Label, ...], Field(strict=False)] = ()
     """Arms of which one, in turn over the repeats, is measured alone at the end of each set of boots."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -83,8 +83,9 @@ def judge(
 
     trials, windows: tables of `records`, committed attempts only.
     margin: overrides the trials' own `tie_margin`.
-    planned_boots: says that the number of boots was fixed before any result was seen; without it, or with another
-        number of boots than that, the interval allows for a look after every boot from the third on.
+    planned_boots: says that the number of boots was fixed before any result was seen, where the trials do not say it
+        (`stopping: fixed` in a sweep file); without it, or with another number of boots than that, the interval
+        allows for a look after every boot from the third on.
     Raises nothing on odd data: a cell that cannot be judged is `undecided`, and `reasons` says why.
     """
     numbered = contrast.numbered(trials)
@@ -172,6 +173,8 @@ def cells(numbered: pl.DataFrame, margin: float | None, planned_boots: PlannedBo
     Engines that are resident together boot together: one boot time a repeat, not one an arm.
     """
     ok = pl.col("outcome") == "ok"
+    if planned_boots is None and "planned_boots" in numbered.columns:
+        planned_boots = pl.col("planned_boots")
     planned = planned_boots if isinstance(planned_boots, pl.Expr) else pl.lit(planned_boots, pl.Int64)
     known = numbered.group_by("sweep", "backend", "gpu_kind").agg(found=pl.col("gpu_name").drop_nulls().first())
     own = pl.col("gpu_name").drop_nulls().unique().sort().str.join(" | ")

@@ -154,3 +154,6 @@ def test_a_trial_row_says_what_was_asked_and_what_came_up():
     found = trial_row(log, trial, BLOCK, context)
     assert found["kv_bytes_per_engine"] == 2**20 and found["boot_id"] == "boot" and found["weights"] == "dummy"
     assert trial_row(log, log.trials["single"], BLOCK, context)["active_thread_percentage"] is None
+    assert found["planned_boots"] is None
+    fixed = BlockContext("toy", "sha", planned_boots={REPEAT.repeat_id: 5})
+    assert trial_row(log, trial, BLOCK, fixed)["planned_boots"] == 5

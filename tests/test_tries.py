@@ -137,6 +137,22 @@ def test_what_one_host_saw_goes_to_the_next_with_its_block(ledger: Ledger, block
     assert ledger.assignment(block).latencies_s == {"one": 2.0, "other": 0.5}
 
 
+def test_a_fixed_number_of_boots_goes_with_each_block(tmp_path: Path) -> None:
+    cells = [
+        {"model": "Qwen2.5-0.5B", "prompt_tokens": 64},
+        {"model": "Qwen2.5-0.5B", "prompt_tokens": 128, "repeats": 4},
+    ]
+    for stopping, planned in (("fixed", {64: 2, 128: 4}), ("open", {})):
+        path = write_spec(tmp_path, stopping=stopping, repeats=2, sweep={"include": cells})
+        spec, store = load_spec(path), ResultStore.open(str(tmp_path / stopping), create=True)
+        repeats = expand(spec, "simulated", "H100")
+        found = Ledger.open(spec, store, repeats, retry_failed=False)
+        (block, *_) = plan(repeats, KINDS["H100"]).blocks
+        context = found.assignment(block).context
+        prompts = {repeat.repeat_id: repeat.cell.workload.prompt_tokens for repeat in block.repeats}
+        assert {prompts[repeat_id]: boots for repeat_id, boots in context.planned_boots.items()} == planned
+
+
 def test_lost_hosts_are_counted_apart_and_over_runs(tmp_path: Path, block: Block) -> None:
     repeat = block.repeats[0]
     for _ in range(LOSSES):

@@ -88,6 +88,26 @@ def test_each_cell_has_the_boots_that_were_planned_for_it() -> None:
     assert widths[0] < 0.6 * widths[1]
 
 
+def test_a_plan_that_the_trials_carry_is_read_from_them() -> None:
+    """`stopping: fixed`: at just that many boots the interval is a plan's; where repeats disagree, or more were added,
+    it is that of one who looked."""
+    trials, windows = frames(rates(1.1, boots=3))
+    kept = ("ratio", "ci_low", "ci_high", "verdict", "p_value", "q_value", "equal_speed_high", "boots_wanted")
+
+    def read(frame: pl.DataFrame, **options: Any) -> list[Any]:
+        row = headline(frame, windows, **options)
+        return [pytest.approx(row[name]) if isinstance(row[name], float) else row[name] for name in kept]
+
+    planned, looked = read(trials, planned_boots=3), read(trials)
+    assert planned != looked
+    for said, like in ((3, planned), (4, looked), (None, looked)):
+        assert read(trials.with_columns(planned_boots=pl.lit(said, pl.Int64))) == like
+    grown = trials.with_columns(planned_boots=pl.when(pl.col("repeat") == 2).then(3).otherwise(2).cast(pl.Int64))
+    assert read(grown) == looked
+    # What is said for the reading goes before what the trials carry.
+    assert read(trials.with_columns(planned_boots=pl.lit(9, pl.Int64)), planned_boots=3) == planned
+
+
 @pytest.mark.parametrize("boots", [1, 2])
 def test_fewer_than_three_boots_decide_nothing(boots: int) -> None:
     row = headline(*frames(rates(2.0, boots=boots)))
