@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import polars as pl
 import pytest
 
 from orchestrator.engine import Engine, Launch, engine_process
@@ -21,6 +22,7 @@ from orchestrator.nursery import Nursery
 from orchestrator.process import wait_gone
 from tests.engine.conftest import CONFIG
 from workloads.architecture import Architecture
+from workloads.closed_loop import Load, first_lengths, first_steps
 
 BOOT_LIMIT_S = 400.0
 GONE_LIMIT_S = 60.0
@@ -136,6 +138,31 @@ def test_steps_are_counted_by_graph_mode(engines: dict[str, Engine]) -> None:
     assert counted["speed_ns"] > 0
     assert answer["prompts_made_late"] == answer["preemptions"] == answer["prefix_cache_hits"] == 0
     assert 0 < answer["running_mean"] <= 4
+
+
+def test_first_requests_are_prefilled_in_the_order_that_their_lengths_allow_for(engines: dict[str, Engine]) -> None:
+    """What the start of a window rests on: first come first served, over as many steps as the budget of tokens says."""
+    engine = engines["healthy"]
+    load = {"clients": 16, "prompt_tokens": 600, "output_tokens": 64, "residual": True, "seed": 9}
+    engine.order({"op": "load", "prompts": 100, "text": False, "image": False, **load})
+    engine.expect("loaded", 30)
+    start_ns = time.monotonic_ns()
+    engine.order({"op": "start", "start_ns": start_ns})
+    engine.expect("ramped", 120)
+    engine.order({"op": "window", "start_ns": start_ns, "end_ns": time.monotonic_ns()})
+    _, payload = engine.expect("window", 60)
+    engine.order({"op": "stop"})
+    assert engine.expect("stopped", 30)[0]["errors"] == []
+    first = engine.requests(payload).filter(pl.col("sequence") == 0).sort("client")
+    assert first["client"].to_list() == list(range(16))
+    assert first["sent_ns"].is_sorted()
+    # Tokens of one step may reach their clients in any order; three or four prompts end in a step.
+    places = first["first_token_ns"].rank("ordinal").cast(pl.Int64) - 1
+    assert (places - first["client"]).abs().max() <= 3
+    budget = int(engine.facts["max_num_batched_tokens"])
+    expected = Load(16, 600, 64, seed=9, step_tokens=budget)
+    assert first["output_tokens_asked"].to_list() == first_lengths(expected).tolist()
+    assert first_steps(expected).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 4]
 
 
 def test_an_idle_engine_makes_no_step(engines: dict[str, Engine]) -> None:
