@@ -34,6 +34,9 @@ OpenDeployment = Callable[[Block, Sequence[Arm]], AbstractContextManager[Deploym
 # a tapered rate.
 LATENCIES_A_WINDOW = 3.3
 LATENCIES_AFTER_A_PILOT = 4.0
+# Until every client has its first token an engine prefills all their prompts, as it does in one latency, but for the
+# steps in which nothing waits: at most so much of one (benchmarks/warmup.py). Long steps leave a pilot only a few.
+RAMP_OF_A_LATENCY = 0.85
 # Once every client has its first token the loop is steady (`closed_loop.first_lengths`), but for what a step off here
 # and there has shifted. Simulated rates are then no further from the long run than after two latencies, which the
 # clients needed that began out of step by starting at different times: benchmarks/warmup.py.
@@ -247,9 +250,18 @@ def _sized_order(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm], pa
         except WindowError as error:
             log.trials[arm.name].fail(error)
             continue
-        longest_s = max(longest_s, little_latency_s(repeat, seen.output_tokens, seen.duration_s))
+        longest_s = max(longest_s, _pilot_latency_s(repeat, seen))
     latencies = LATENCIES_AFTER_A_PILOT if known_s is None else LATENCIES_A_WINDOW
     return _resized(replace(order, pilot=False, warmup_s=look.warmup_s), repeat, longest_s, latencies)
+
+
+def _pilot_latency_s(repeat: Repeat, seen: Observation) -> float:
+    """As Little's law has it from a short window, and no less than the ramp before it says."""
+    tokens = seen.output_tokens
+    if seen.output_tokens_s is not None:
+        tokens = round(seen.output_tokens_s * seen.duration_s)
+    latency_s = little_latency_s(repeat, tokens, seen.duration_s)
+    return max(latency_s, seen.warmup_s / RAMP_OF_A_LATENCY) if latency_s else 0.0
 
 
 def _resized(

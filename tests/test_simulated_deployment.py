@@ -12,6 +12,7 @@ from orchestrator.gpus import KINDS
 from orchestrator.observation import Observation, WindowOrder
 from orchestrator.plan import Block, plan
 from orchestrator.records import REQUESTS_COLUMNS, SAMPLES_COLUMNS
+from orchestrator.runner import BlockContext, run_block
 from orchestrator.simulated.deployment import open_deployment
 from orchestrator.trial import Arm, Cell, Measurement, Mps, Repeat, Single, TimeSliced, Workload
 
@@ -270,3 +271,14 @@ def test_wrong_options_are_named(simulation, message):
 def test_a_token_budget_below_the_sequences_is_refused_as_vllm_does():
     with pytest.raises(BootError, match="max_num_batched_tokens"):
         look(block_of(engine_args={"max_num_batched_tokens": 32}), SINGLE)
+
+
+def test_a_short_look_at_long_steps_still_sizes_windows_of_three_latencies():
+    """Requests of 13 s, pilots of 0.3 s, of which five steps are all that is seen."""
+    block = block_of(Workload("mixed", 4096, 128), 128, "Qwen2.5-7B", (SINGLE, MPS))
+    look = Measurement(window_s=1.0, warmup_s=0.2, min_windows=2, max_windows=2)
+    long = dataclasses.replace(block, repeats=tuple(dataclasses.replace(r, measurement=look) for r in block.repeats))
+    (done,) = run_block(long, open_deployment, BlockContext("toy", "sha"))
+    windows = done.frames["windows"]
+    assert windows.height == 4 and windows["certified"].all()
+    assert (windows["requests_completed"] >= 3 * 128).all() and (windows["duration_s"] < 6 * windows["e2e_p50_s"]).all()
