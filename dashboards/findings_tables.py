@@ -33,14 +33,16 @@ def planned_verdicts(store: ResultStore) -> pl.DataFrame:
 
 
 def planned_boots(store: ResultStore, sweep: str, trials: pl.DataFrame) -> pl.Expr:
-    """`repeats` of the sweep's file, by cell, as an expression over `trials`; null where it was changed on the way, or
-    this release cannot read it."""
+    """`repeats` of the sweep's file, by cell, as an expression over `trials`; null where it was changed on the way,
+    where the file says `stopping: open`, or where this release cannot read it. Files of before that key were fixed."""
     planned: dict[tuple[Any, ...], set[int]] = {}
     boots = pl.lit(None, pl.Int64)
     for sha in trials["spec_sha"].unique():
         try:
             spec = parse_spec(store.spec_text(sweep, sha) or "")
         except SpecError:
+            return boots
+        if "stopping" in spec.model_fields_set and spec.stopping == "open":
             return boots
         for point in points(spec.sweep, spec.workload):
             planned.setdefault(tuple(point.values[axis] for axis in AXES), set()).add(point.repeats or spec.repeats)

@@ -22,7 +22,7 @@ from orchestrator.store import ResultStore
 
 TABLE = "forecast"
 NOTE = """SIMULATED, all of it: `{sweeps}` on an {gpu}, version {version} of the simulated GPU, with {noise} noise.
-Intervals are those of simulated boots and windows."""
+Intervals are those of simulated boots and windows, which begin with the clients out of step (docs/engine.md)."""
 
 
 def forecast(store: ResultStore) -> str:

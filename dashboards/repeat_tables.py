@@ -19,6 +19,8 @@ from orchestrator.verdicts import judge
 
 # Of the rule for a verdict (docs/method.md).
 FEWEST_BOOTS = 3
+# No plan, whatever the trials carry: after a look at every boot.
+LOOKED = pl.lit(None, pl.Int64)
 
 
 def again_table(verdicts: pl.DataFrame, again: pl.DataFrame) -> str:
@@ -118,7 +120,7 @@ def false_alarms(stores: Sequence[ResultStore]) -> str:
             pairs = [halves(trials, windows)]
             if twice["arm"].n_unique() == 2:
                 pairs.append((twice, windows))
-            for words, planned in zip(found, (None, planned_boots(store, sweep, trials)), strict=True):
+            for words, planned in zip(found, (LOOKED, planned_boots(store, sweep, trials)), strict=True):
                 for own in pairs:
                     rows = judge(*own, margin=0.0, planned_boots=planned)
                     rows = rows.filter(pl.col("metric") == "throughput", pl.col("boots") >= FEWEST_BOOTS)

@@ -145,7 +145,10 @@ def _equal(trials: pl.DataFrame, windows: pl.DataFrame) -> Iterator[dict[str, An
     key = [*CELL, "arm", "baseline", "metric"]
     looks = []
     for repeat in sorted(trials["repeat"].unique()):
-        rows = judge(trials.filter(pl.col("repeat") <= repeat), windows, margin=0.0)
+        # No plan, whatever the trials carry: every boot is looked at.
+        rows = judge(
+            trials.filter(pl.col("repeat") <= repeat), windows, margin=0.0, planned_boots=pl.lit(None, pl.Int64)
+        )
         own = rows.join(settings, on=[*CELL, "arm"], nulls_equal=True).join(
             settings, left_on=[*CELL, "baseline"], right_on=[*CELL, "arm"], nulls_equal=True, suffix="_base"
         )

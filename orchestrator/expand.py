@@ -50,9 +50,10 @@ def expand(spec: SweepSpec, backend: Backend, gpu_kind: str | None = None) -> tu
             shared = (arms, engine_args, measurement, number, spec.seed + number)
             cells = [cell for cell, wanted in own if wanted > number]
             repeats += [Repeat(backend, cell, *shared) for cell in cells]
-            if cells and spec.residency_check:
+            longest = max((cell for cell, _ in own), key=_length)
+            if spec.residency_check and longest in cells:
                 alone = spec.residency_check[number % len(spec.residency_check)]
-                repeats.append(Repeat(backend, max(cells, key=_length), *shared, alone))
+                repeats.append(Repeat(backend, longest, *shared, alone))
     return tuple(repeats)
 
 

@@ -29,17 +29,16 @@ from orchestrator.trial import Arm, Outcome, Repeat, fingerprint
 
 OpenDeployment = Callable[[Block, Sequence[Arm]], AbstractContextManager[Deployment]]
 
-# A window must hold three median request latencies (closed loop: fewer see only part of the cycle); a tenth more, for a
-# latency that was underestimated, and a third after a short look. That it is no whole number of cycles makes little in
-# a tapered rate.
-LATENCIES_A_WINDOW = 3.3
-LATENCIES_AFTER_A_PILOT = 4.0
+# A window must hold three median request latencies (closed loop: fewer see only part of the cycle); with a fourth, one
+# latency that was underestimated leaves three. That it is no whole number of cycles makes little in a tapered rate.
+LATENCIES_A_WINDOW = 4.0
 # Until every client has its first token an engine prefills all their prompts, as it does in one latency, but for the
 # steps in which nothing waits: at most so much of one (benchmarks/warmup.py). Long steps leave a pilot only a few.
 RAMP_OF_A_LATENCY = 0.85
-# Once every client has its first token the loop is steady (`closed_loop.first_lengths`), but for what a step off here
-# and there has shifted. Simulated rates are then no further from the long run than after two latencies, which the
-# clients needed that began out of step by starting at different times: benchmarks/warmup.py.
+# Once every client has its first token the loop is out of step (`closed_loop.first_lengths`), as lengths that differ
+# would leave it. With lengths that are all alike it does not stay so for ever: requests that come to end in one step
+# end together from then on, so steps with a prefill become fewer, and where such steps cost much, simulated rates creep
+# up over tens of latencies (benchmarks/warmup.py). That is no state of a service, and no window waits for it.
 LATENCIES_TO_SETTLE = 0.25
 # A frontend that tokenises or prepares images hands prompts over at its own pace, which no step tells: until every
 # first request has ended.
@@ -251,8 +250,7 @@ def _sized_order(log: RepeatLog, deployment: Deployment, arms: Sequence[Arm], pa
             log.trials[arm.name].fail(error)
             continue
         longest_s = max(longest_s, _pilot_latency_s(repeat, seen))
-    latencies = LATENCIES_AFTER_A_PILOT if known_s is None else LATENCIES_A_WINDOW
-    return _resized(replace(order, pilot=False, warmup_s=look.warmup_s), repeat, longest_s, latencies)
+    return _resized(replace(order, pilot=False, warmup_s=look.warmup_s), repeat, longest_s)
 
 
 def _pilot_latency_s(repeat: Repeat, seen: Observation) -> float:
@@ -264,9 +262,7 @@ def _pilot_latency_s(repeat: Repeat, seen: Observation) -> float:
     return max(latency_s, seen.warmup_s / RAMP_OF_A_LATENCY) if latency_s else 0.0
 
 
-def _resized(
-    order: WindowOrder, repeat: Repeat, longest_s: float | None, latencies: float = LATENCIES_A_WINDOW
-) -> WindowOrder:
+def _resized(order: WindowOrder, repeat: Repeat, longest_s: float | None) -> WindowOrder:
     """For the slowest arm's latency; as it is where nothing new is known.
 
     A round knows more than the pilot before it, which saw the engines' first seconds: its windows may be shorter. Those
@@ -278,7 +274,7 @@ def _resized(
     return replace(
         order,
         settle_s=(LATENCIES_TO_SETTLE_UNPACED if work.as_text or work.with_image else LATENCIES_TO_SETTLE) * longest_s,
-        window_s=max(look.window_s, latencies * longest_s),
+        window_s=max(look.window_s, LATENCIES_A_WINDOW * longest_s),
         latency_s=longest_s or None,
     )
 

@@ -255,7 +255,7 @@ class MeasurementSection(Section):
     """How long and how often to look."""
 
     window_s: Annotated[float, Field(gt=0)] = _DEFAULT.window_s
-    """Shortest window; it grows to three median request latencies, and a tenth more, where those are longer."""
+    """Shortest window; it grows to four median request latencies where those are longer."""
     warmup_s: Annotated[float, Field(ge=0)] = _DEFAULT.warmup_s
     """Shortest warm-up before each window."""
     min_windows: Count = _DEFAULT.min_windows

@@ -133,7 +133,7 @@ def phase_of(kind: str) -> Phase:
 class Measurement:
     """How long and how often to look.
 
-    window_s: shortest window; it grows to three median request latencies, and a tenth more, where those are longer.
+    window_s: shortest window; it grows to four median request latencies where those are longer.
     warmup_s: shortest warm-up before each window; it runs into the window without draining.
     min_windows, max_windows: windows an arm in one repeat; the budget is `max_windows`.
     interval_target: stop adding windows once the half-width of the within-repeat 95 % interval of every

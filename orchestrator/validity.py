@@ -30,9 +30,10 @@ WAITING_TOLERANCE = 0.01
 KV_FULL = 0.98
 # An engine rounds the bytes asked for down to whole blocks.
 KV_ROUNDING = 0.01
-# In a closed loop completions a client are latencies a window: three, less what the window's edges may cut off of few
-# clients. Fewer see too little of the cycle of prefill and decode.
-COMPLETIONS_PER_CLIENT = 2.7
+# Fewer completions than this a client see only a part of the cycle of prefill and decode. Windows are sized for four
+# latencies, which are completions a client in a closed loop; a bar near that would leave out windows because their arm
+# was slow in them, and ratios with them.
+COMPLETIONS_PER_CLIENT = 1.0
 # Memory may move by this while the same processes hold the GPU; a stranger's context alone takes more.
 MEMORY_DRIFT_BYTES = 200 * MIB
 # The clock is read after the window's last event: much shorter than ordered means that it was cut off.

@@ -280,8 +280,8 @@ def test_waiting_for_a_slot_is_for_room() -> None:
 @pytest.mark.parametrize(
     ("kind", "min_completions", "done", "ok"),
     [
-        ("mixed", None, 174, True),  # 64 clients
-        ("mixed", None, 172, False),
+        ("mixed", None, 64, True),
+        ("mixed", None, 62, False),
         ("decode", None, 0, True),
         ("mixed", 200, 198, False),
         ("decode", 2, 0, False),

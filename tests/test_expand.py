@@ -163,6 +163,23 @@ sweep:
     assert len(expand(spec.of_repeats(3), "simulated")) == 12
 
 
+def test_the_check_of_residency_keeps_to_the_longest_cell_of_a_model() -> None:
+    body = """\
+repeats: 2
+residency_check: [single, mps2]
+workload: {output_tokens: 16, concurrency: 8}
+sweep:
+  include:
+    - {model: Qwen2.5-0.5B, prompt_tokens: 64, repeats: 4}
+    - {model: Qwen2.5-0.5B, prompt_tokens: 4096}
+"""
+    found = [repeat for repeat in expand(parse_spec(spec_text(body)), "simulated") if repeat.alone]
+    assert [(repeat.number, repeat.alone, repeat.cell.workload.prompt_tokens) for repeat in found] == [
+        (0, "single", 4096),
+        (1, "mps2", 4096),
+    ]
+
+
 def test_a_repeat_carries_all_that_the_file_says() -> None:
     body = ONE + "measurement: {window_s: 2, tie_margin: 0.1}\nworkload: {seed: 9}\nweights: random\n"
     (repeat,) = expanded(body)

@@ -86,7 +86,7 @@ def test_the_readme_s_law_of_a_step_stands_in_the_record(steps_of_the_record: pl
     step, sequence, pieces, eager = (term.seconds for term in law.terms)
     assert f"{step * 1e3:.1f} ms a step, {sequence * 1e6:.0f} µs a sequence" in text
     assert f"{pieces * 1e3:.2f} or {eager * 1e3:.2f} ms a layer" in text
-    assert f"the length of its steps within {law.scatter:.0%}".replace("%", " %") in text
+    assert f"the length of its steps with a scatter of {law.scatter:.0%}:".replace("%", " %") in text
     off = np.log(law.step_s(unseen) / unseen["step_s"].to_numpy())
     assert f"{np.exp(off.mean()):.2f} times the steps of pairs" in text
     assert f"with a scatter of {off.std():.0%}:".replace("%", " %") in text

@@ -19,7 +19,6 @@ from orchestrator.plan import Block, plan
 from orchestrator.records import REQUESTS, SAMPLES, TABLES
 from orchestrator.runner import (
     LATENCIES_A_WINDOW,
-    LATENCIES_AFTER_A_PILOT,
     LATENCIES_TO_SETTLE,
     LATENCIES_TO_SETTLE_UNPACED,
     BlockContext,
@@ -187,10 +186,10 @@ def test_windows_never_repeat_a_seed_and_a_second_run_has_the_same_ones():
     ("kind", "slowest_tokens_per_s", "window_s"),
     [
         # 8 clients of 16 tokens at 16 tokens/s: a request takes 8 s, and a window must hold three
-        ("mixed", 16.0, LATENCIES_AFTER_A_PILOT * 8.0),
+        ("mixed", 16.0, LATENCIES_A_WINDOW * 8.0),
         ("mixed", 1000.0, 4.0),
         # one output token each: 8 clients at 2.5 a second
-        ("prefill", 2.5, LATENCIES_AFTER_A_PILOT * 3.2),
+        ("prefill", 2.5, LATENCIES_A_WINDOW * 3.2),
         ("decode", 1.0, 4.0),
     ],
 )
@@ -202,7 +201,7 @@ def test_pilots_make_windows_long_enough_for_the_slowest_arm(kind, slowest_token
     assert {order.window_s for order in pilots} == {4.0 * PILOT_SHARE} == {repeat_of().measurement.pilot_s}
     lengths = {order.window_s for order in script.orders if not order.pilot}
     assert [pytest.approx(window_s, rel=0.02)] == list(lengths)
-    latency_s = window_s / LATENCIES_AFTER_A_PILOT if window_s > 4.0 else 0.0
+    latency_s = window_s / LATENCIES_A_WINDOW if window_s > 4.0 else 0.0
     assert {order.warmup_s for order in script.orders if not order.pilot} == {2.0}
     if window_s > 4.0:
         settling = {order.settle_s for order in script.orders if not order.pilot}
@@ -427,7 +426,7 @@ def test_the_latency_that_one_boot_showed_sizes_the_windows_of_the_next():
     pilots = [order.pilot for order in script.orders]
     assert pilots == [True] * 3 + [False] * (len(pilots) - 3)
     measured = [order for order in script.orders if not order.pilot]
-    latencies = [LATENCIES_AFTER_A_PILOT] * 3 + [LATENCIES_A_WINDOW] * (len(measured) - 3)
+    latencies = [LATENCIES_A_WINDOW] * 3 + [LATENCIES_A_WINDOW] * (len(measured) - 3)
     assert [order.window_s for order in measured] == pytest.approx([2.0 * each for each in latencies], rel=0.01)
     assert [order.latency_s for order in measured] == pytest.approx([2.0] * len(measured), rel=0.01)
 
@@ -437,7 +436,7 @@ def test_a_pilot_that_saw_too_much_costs_one_round():
     script = Script(lambda arm, number: CLIENTS * 16 / (4.0 if number < 0 else 2.0))
     run(script, repeat_of(min_windows=3, max_windows=3), pace=Pace())
     lengths = [order.window_s for order in script.orders if not order.pilot]
-    assert lengths == pytest.approx([LATENCIES_AFTER_A_PILOT * 4.0] * 3 + [LATENCIES_A_WINDOW * 2.0] * 6, rel=0.02)
+    assert lengths == pytest.approx([LATENCIES_A_WINDOW * 4.0] * 3 + [LATENCIES_A_WINDOW * 2.0] * 6, rel=0.02)
     settling = [order.settle_s for order in script.orders if not order.pilot]
     assert settling == pytest.approx([LATENCIES_TO_SETTLE * 4.0] * 3 + [LATENCIES_TO_SETTLE * 2.0] * 6, rel=0.02)
 

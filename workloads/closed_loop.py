@@ -4,7 +4,7 @@ A client's first request asks for a random residual length, so that the loop beg
 long running; a cohort of fixed lengths that is released at once stays in step for ever. Source: a stationary renewal
 process seen at a random time has a uniform residual where all lengths are equal (D. R. Cox, Renewal Theory, 1962,
 section 5.2). The clients begin at once, and an engine prefills their prompts in that order, over several steps:
-`first_lengths` spreads the ends over the cycle after the last of those steps, and the loop is steady from there.
+`first_lengths` spreads the ends over the cycle after the last of those steps, so the loop is out of step from there.
 
     loop = ClosedLoop(target, load, prompts)
     async with loop.running(at_ns):            # clients run until the block ends, then are cut off

@@ -145,6 +145,7 @@ class SimulatedDeployment:
                 work.output_tokens,
                 int(fingerprint([boot.seed, order.seed, index])[:8], 16),
                 boot.settings.max_num_batched_tokens,
+                residual=work.phase != "decode",
             )
             # Where a planted truth is to come back without noise, chance in the load would hide it.
             even = (np.arange(load.clients) + 0.5) / load.clients * load.output_tokens

@@ -48,7 +48,7 @@ class PowerCap:
         self._steps += 1
         self._flops += cost.flops
         self._bytes += cost.dram_bytes
-        self._busy_s += cost.seconds
+        self._busy_s += cost.compute_s / self.clock + cost.memory_s + cost.gap_s
         return self._steps >= STEPS_AN_INTERVAL and now >= self._since_s + self.interval_s
 
     def read(self, now: float) -> float:
