@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import polars as pl
 
+from dashboards.marked_page import MARKED
+
 DECIDED = 0.90
 HARD, HARDER = 0.05, 0.02
-MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Record = dict[str, Any]
 
 
 def with_tables(page: str, record: Record) -> str:
     """`page` with every marked table written anew. Raises KeyError for a table that does not exist."""
     return MARKED.sub(lambda found: f"{found[1]}\n{TABLES[found[2]](record)}\n\n{found[3]}", page)
-
-
-def with_text(page: str, name: str, text: str) -> str:
-    """`page` with `text` between the marker lines of `name`. Raises ValueError for a page without them."""
-    if all(found[2] != name for found in MARKED.finditer(page)):
-        raise ValueError(f"no `<!-- table: {name} -->` with an `<!-- end -->` after it")
-    return MARKED.sub(lambda found: f"{found[1]}\n{text}\n\n{found[3]}" if found[2] == name else found[0], page)
 
 
 def headline(record: Record) -> str:

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dashboards.coverage_tables import with_text
 from dashboards.findings_tables import planned_verdicts
 from dashboards.landscape_tables import landscape_table
-from orchestrator.errors import EXIT_BAD_INPUT, EXIT_OK, MpscapeError, StoreError
+from dashboards.marked_page import put
+from orchestrator.errors import MpscapeError, StoreError
 from orchestrator.store import ResultStore
 
 TABLE = "forecast"
@@ -56,16 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MpscapeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
-    if asked.page is None:
-        print(text)
-        return EXIT_OK
-    try:
-        asked.page.write_text(with_text(asked.page.read_text(encoding="utf-8"), TABLE, text), encoding="utf-8")
-    except (OSError, ValueError) as error:
-        print(f"error: {asked.page}: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    print(asked.page)
-    return EXIT_OK
+    return put(text, TABLE, asked.page)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ from typing import Any
 import polars as pl
 
 from dashboards import cells
-from dashboards.coverage_tables import with_text
 from dashboards.findings_tables import interval_words, planned_verdicts, table
 from dashboards.landscape_tables import KEY
+from dashboards.marked_page import put
 from orchestrator import decision, grounds
-from orchestrator.errors import EXIT_BAD_INPUT, EXIT_OK, MpscapeError, StoreError
+from orchestrator.errors import MpscapeError, StoreError
 from orchestrator.store import ResultStore
 
 TABLE = "prediction"
@@ -41,8 +41,8 @@ standard deviation of the logarithm as scatter. Inside: of the cells with a meas
 were planned; an interval of two boots is so wide that this says little. Same word: of the cells whose measured verdict
 is decided, those where the SIMULATED ratio alone lies beyond the same end of the tie margin, or within it likewise."""
 RATES_NOTE = """The SIMULATED throughput of an arm over the measured one: geometric mean over cells, and the standard
-deviation of the logarithm as scatter. Of `single` this is no test, since the constants are from single engines, on a
-core of 36 Mops; these hosts' cores ran at 18 to 35."""
+deviation of the logarithm as scatter. Of `single` this is no test, since the constants are from single engines; they
+are for a core of 36 Mops, and a slower one slows in proportion."""
 CELLS_NOTE = """Cell by cell, SIMULATED and measured in columns of their own. Rates are geometric means over windows,
 the gain is the throughput of `mps2` over that of `single`, and an arm is bound by what bounds most of its windows."""
 
@@ -249,16 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     text = tables(found, Path(measured.uri).name)
-    if asked.page is None:
-        print(text)
-        return EXIT_OK
-    try:
-        asked.page.write_text(with_text(asked.page.read_text(encoding="utf-8"), TABLE, text), encoding="utf-8")
-    except (OSError, ValueError) as error:
-        print(f"error: {asked.page}: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    print(asked.page)
-    return EXIT_OK
+    return put(text, TABLE, asked.page)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dashboards.coverage_tables import with_text
+from dashboards.marked_page import with_text
 from dashboards.prediction import MEASURED, SIMULATED, Side, compare, main, pairs_table, side, tables
 from orchestrator.errors import StoreError
 from orchestrator.records import WINDOWS
