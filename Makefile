@@ -52,7 +52,9 @@ export FREE_GPU_HINT
 dashboard: .venv/dash.stamp ## the measured record in the browser; STORE=... shows another store
 	$(BIN)/python -m dashboards.app $(STORE)
 
-# The landscapes as the simulated GPU has them, and the part that was measured with other settings simulated likewise.
+# The landscapes as the simulated GPU has them, held against what is measured of them, and so is the part that was measured
+# with other settings.
+TUNED := reference/h200
 UNTUNED := reference/h200-untuned
 forecast: .venv/base.stamp ## the simulated GPU's landscapes on an H200, and how it does where there are measurements
 	rm -rf $(RESULTS)/forecast $(RESULTS)/untuned-simulated
@@ -60,9 +62,10 @@ forecast: .venv/base.stamp ## the simulated GPU's landscapes on an H200, and how
 	$$run sweeps/scaling-landscape.yaml --store $(RESULTS)/forecast
 	$$run sweeps/prefill-landscape.yaml --store $(RESULTS)/forecast
 	$$run $(UNTUNED)/specs/*/*.yaml --store $(RESULTS)/untuned-simulated
-	$(BIN)/python -m dashboards.picture $(RESULTS)/forecast --sweep scaling-landscape --arm mps2 -o docs/landscape.svg
+	$(BIN)/python -m dashboards.picture $(RESULTS)/forecast --sweep scaling-landscape --arm mps2 -o docs/forecast.svg
 	$(BIN)/python -m dashboards.forecast $(RESULTS)/forecast --page docs/simulation.md
 	$(BIN)/python -m dashboards.prediction $(UNTUNED) $(RESULTS)/untuned-simulated --page docs/simulation.md
+	$(BIN)/python -m dashboards.prediction $(TUNED) $(RESULTS)/forecast --page docs/simulation.md --table prediction_tuned
 
 # Most of the time goes into waiting for Ray to start and stop, so three workers keep two cores busy; a file's tests share
 # their cluster and stay together, and the files with the longest tests must not be left for last.

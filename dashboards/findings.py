@@ -75,17 +75,16 @@ from dashboards.step_cost import engine_steps, fit, fitted_to, held_table, law_t
 from dashboards.step_parts import step_parts
 from dashboards.sustained import SWEEP as SUSTAINED
 from dashboards.sustained import sustained_table
-from dashboards.tuning import SWEEP as TUNING
-from dashboards.tuning import choose, tuning_table
+from dashboards.tuning import STAGES, choose, chosen, tuning_table
 from orchestrator.contrast import rate
 from orchestrator.equivalence import residency
 from orchestrator.errors import MpscapeError
 from orchestrator.store import ResultStore
 
 # Their windows have tables of their own; means over the contexts of a landscape would say nothing.
-OWN_TABLES = {*LANDSCAPES, *ABLATIONS.values(), TUNING, SUSTAINED}
+OWN_TABLES = {*LANDSCAPES, *ABLATIONS.values(), *STAGES, SUSTAINED}
 # Their baseline is one engine with graphs up to 1,024 tokens; that of `capture-size` has them up to 512.
-OPTION_SWEEPS = ("smoke-gpu", "controls", TUNING)
+OPTION_SWEEPS = ("smoke-gpu", "controls", *STAGES)
 REFERENCE_CELL = {
     "model": "Qwen/Qwen2.5-1.5B", "kind": "prefill", "prompt_tokens": 512, "output_tokens": 1, "concurrency": 128,
 }  # fmt: skip
@@ -138,8 +137,7 @@ def page(
             landscape_table(verdicts, trials, rows) if {*LANDSCAPES} & {*store.sweeps()} else NOT_YET,
             "\n## The single engine's settings, and what an untuned one would have claimed\n",
             TUNING_NOTE,
-            tuning_table(verdicts, trials, rows),
-            f"\n{chosen.words}" if (chosen := choose(verdicts)) else "",
+            *_tuning(verdicts, trials, rows),
             _untuned(untuned),
             "\n## A minute beside seconds\n",
             SUSTAINED_NOTE,
@@ -182,6 +180,17 @@ def page(
 def samples_of(store: ResultStore, sweeps: Iterable[str]) -> pl.DataFrame:
     """Of those that the store has."""
     return store.read("samples", sorted({*sweeps} & {*store.sweeps()}))
+
+
+def _tuning(verdicts: pl.DataFrame, trials: pl.DataFrame, windows: pl.DataFrame) -> list[str]:
+    """Stage by stage, of those that were measured, and what the landscapes take by them."""
+    said = []
+    for stage in STAGES:
+        if not trials.filter(sweep=stage).is_empty():
+            choice = choose(verdicts, stage)
+            said += [tuning_table(verdicts, trials, windows, stage), "", *([choice.words, ""] if choice else [])]
+    taken = chosen(verdicts)
+    return [*said, f"The landscapes take `{taken.best}`." if taken else ""]
 
 
 def _step_cost(stores: Sequence[ResultStore]) -> list[str]:

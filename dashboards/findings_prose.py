@@ -52,6 +52,8 @@ than the largest captured CUDA graph are launched kernel by kernel from the host
 one engine are such; two engines do that on two cores, so an untuned baseline reads as a gain of sharing. So the single
 engine's settings were chosen first, on windows of their own, by a rule (`dashboards/tuning.py`) and up to the step size
 that a server takes on such a GPU by default. `untuned` is vLLM's own largest graph and a bare engine's step size.
+Padding is the share of the tokens computed that only fills steps up to the sizes of their graphs; windows from before
+it was written down have none.
 """
 
 UNTUNED_NOTE = """

@@ -34,6 +34,8 @@ OPTIONS = (
     Option("a second engine under MPS", "mps2", "single"),
     Option("a second engine, no MPS", "timesliced2", "single"),
     Option("graphs up to the largest step", "graphs-8192", "capture-1024"),
+    Option("graph sizes with little padding", "graphs-dense", "graphs-8192"),
+    Option("the same, and steps with a prefill in one graph", "full-dense", "graphs-8192"),
     Option("async scheduling", "synchronous", "capture-1024", away=True),
     Option("steps of 8,192 tokens and graphs to 1,024, from 2,048 and 512", "untuned", "capture-1024", away=True),
     Option("pinning", "single-unpinned", "single", away=True),

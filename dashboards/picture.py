@@ -109,10 +109,12 @@ def _cell(row: dict[str, Any], x: float, y: float, wide: float, gain: float) -> 
         ]
     middle = x + wide / 2
     head = f"{theme.VERDICT_MARKS[row['verdict']]} {theme.percent(row['ratio'])}"
+    one_boot = row["ci_low"] is None and row["boots"] == 1
+    interval = "one boot" if one_boot else theme.interval(row["ci_low"], row["ci_high"])
     return [
         *parts,
         _text(middle, y + 26, head, text, 15, "middle", 700),
-        _text(middle, y + 41, theme.interval(row["ci_low"], row["ci_high"]), text, 11, "middle"),
+        _text(middle, y + 41, interval, text, 11, "middle"),
     ]
 
 

@@ -4,7 +4,7 @@
 
 Both stores hold the same sweep, one measured, the other simulated. A prediction is set over the measurement of the same
 cell and arms, and never averaged with it. With `--page` the tables are written anew between the page's lines
-`<!-- table: prediction -->` and `<!-- end -->`, and the rest of it is left as it is.
+`<!-- table: prediction -->`, or another name, and `<!-- end -->`, and the rest of it is left as it is.
 """
 
 from __future__ import annotations
@@ -241,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("measured", metavar="MEASURED_STORE", help="folder or URL")
     parser.add_argument("simulated", metavar="SIMULATED_STORE", help="folder or URL; the same sweep, simulated")
     parser.add_argument("--page", type=Path, help="Markdown page to write the tables into, instead of printing them")
+    parser.add_argument("--table", default=TABLE, metavar="NAME", help=f"of the page's marker (default: {TABLE})")
     asked = parser.parse_args(arguments)
     try:
         measured, simulated = (ResultStore.open(uri, create=False) for uri in (asked.measured, asked.simulated))
@@ -249,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     text = tables(found, Path(measured.uri).name)
-    return put(text, TABLE, asked.page)
+    return put(text, asked.table, asked.page)
 
 
 if __name__ == "__main__":

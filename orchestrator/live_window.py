@@ -298,6 +298,8 @@ def _engine_facts(
         steps=steps["steps"] if hooked or replay else None,
         steps_full_graph=steps["full"] if hooked or replay else None,
         steps_piecewise_graph=steps["piecewise"] if hooked or replay else None,
+        steps_tokens=steps["tokens"] if hooked and not replay else None,
+        steps_padded_tokens=steps["padded_tokens"] if hooked and not replay else None,
         running_mean=answer["running_mean"],
         waiting_mean=answer["waiting_mean"],
         kv_usage_max=answer["kv_usage_max"],

@@ -59,6 +59,7 @@ class EngineFacts:
     """One engine's part of a window, as its scheduler and its process saw it. None: this backend cannot say.
 
     clients: how many closed-loop clients were planned for it; in_flight_mean: time average of requests in flight.
+    steps_tokens: of all steps, prompts' included; steps_padded_tokens: with what filled them up to graph sizes.
     """
 
     engine: int
@@ -69,6 +70,8 @@ class EngineFacts:
     steps: int | None = None
     steps_full_graph: int | None = None
     steps_piecewise_graph: int | None = None
+    steps_tokens: int | None = None
+    steps_padded_tokens: int | None = None
     running_mean: float | None = None
     waiting_mean: float | None = None
     kv_usage_max: float | None = None

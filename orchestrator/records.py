@@ -99,6 +99,8 @@ WINDOWS_COLUMNS: Columns = {
     "steps_full_graph_share": pl.Float64,
     "steps_piecewise_graph_share": pl.Float64,
     "steps_eager_share": pl.Float64,
+    "steps_tokens": pl.Int64,  # of all steps, prompts' included
+    "steps_padding_share": pl.Float64,  # of the tokens computed: what filled steps up to the sizes of their CUDA graphs
     "running_mean": pl.Float64,
     "waiting_mean": pl.Float64,
     "kv_usage_max": pl.Float64,

@@ -90,6 +90,8 @@ def window_row(
     steps = _sum(engines, lambda engine: engine.steps)
     full = _sum(engines, lambda engine: engine.steps_full_graph)
     piecewise = _sum(engines, lambda engine: engine.steps_piecewise_graph)
+    tokens = _sum(engines, lambda engine: engine.steps_tokens)
+    padded = _sum(engines, lambda engine: engine.steps_padded_tokens)
     return {
         "trial_id": trial.trial_id,
         "boot_id": boot.boot_id,
@@ -112,6 +114,8 @@ def window_row(
         "steps_full_graph_share": _share(full, steps),
         "steps_piecewise_graph_share": _share(piecewise, steps),
         "steps_eager_share": _share(None if None in (steps, full, piecewise) else steps - full - piecewise, steps),
+        "steps_tokens": tokens,
+        "steps_padding_share": _share(None if None in (tokens, padded) else padded - tokens, padded),
         "running_mean": _sum(engines, lambda engine: engine.running_mean),
         "waiting_mean": _sum(engines, lambda engine: engine.waiting_mean),
         "kv_usage_max": _max(engines, lambda engine: engine.kv_usage_max),

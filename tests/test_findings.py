@@ -9,11 +9,12 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from dashboards import picture
 from dashboards.agreement import agreement
 from dashboards.findings import main as write_findings
 from dashboards.findings import page
 from dashboards.findings_tables import planned_verdicts
-from dashboards.tuning import choose
+from dashboards.tuning import chosen
 from orchestrator.account import read_accounts
 from orchestrator.quarantine import Quarantine, quarantined
 from orchestrator.records import TABLES
@@ -135,16 +136,37 @@ def test_the_figures_of_the_readme_stand_in_the_record():
 
 
 def test_the_landscapes_take_the_settings_that_were_chosen():
-    chosen = choose(planned_verdicts(ResultStore.open(str(RECORD), create=False)))
-    assert chosen is not None
-    tuned = load_spec(SWEEPS / "tune-baseline.yaml")
-    settings = {**tuned.engine_args, **tuned.arms[chosen.best].engine_args}
+    choice = chosen(planned_verdicts(ResultStore.open(str(RECORD), create=False)))
+    assert choice is not None
+    tuned = load_spec(SWEEPS / f"{choice.stage}.yaml")
+    settings = {**tuned.engine_args, **tuned.arms[choice.best].engine_args}
     files = [
         *("scaling-landscape", "prefill-landscape", "plateau", "mps-control", "sustained", "async-scheduling"),
         *("tokenisation", "images", "more-engines", "sm-shares", "ablation-decode", "ablation-prefill"),
     ]
     for name in files:
         assert load_spec(SWEEPS / f"{name}.yaml").engine_args == settings, name
+
+
+def test_the_readme_s_picture_and_words_of_the_landscape_are_the_record_s():
+    store = ResultStore.open(str(RECORD), create=False)
+    sweep = "scaling-landscape"
+    rows = picture.chosen(judge(store.read("trials", sweep), store.read("windows", sweep)), "mps2")
+    assert (ROOT / "docs" / "landscape.svg").read_text() == picture.picture(rows)
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert set(rows["boots"].drop_nulls()) == {1} and "one boot a cell" in text
+    size, context = pl.col("model").str.extract(r"-([\d.]+B)$"), pl.col("prompt_tokens")
+
+    def span(of: pl.Expr, baseline: str = "single") -> tuple[str, str]:
+        ratios = planned_verdicts(store).filter(of, sweep=sweep, arm="mps2", baseline=baseline)["ratio"]
+        return f"{ratios.min():.2f}", f"{ratios.max():.2f}"
+
+    wins = span(((size == "0.5B") & (context <= 1024)) | ((size == "1.5B") & (context <= 256)))
+    assert "{} to {} times for 0.5B with prompts of up to 1,024 tokens and 1.5B of up to 256".format(*wins) in text
+    assert "{} to {} times for 0.5B with longer ones".format(*span((size == "0.5B") & (context > 1024))) in text
+    loses = span(((size == "1.5B") & (context >= 1024)) | ((size == "3B") & (context >= 512)) | (size == "7B"))
+    assert "{} to {} times, a loss, for 1.5B from 1,024 tokens on, 3B from 512 on and 7B at".format(*loses) in text
+    assert "Against time slices MPS gives {} to {} times.".format(*span(pl.lit(True), "timesliced2")) in text
 
 
 def test_what_the_readme_says_of_tuning_and_of_replayed_steps_stands_in_the_record():

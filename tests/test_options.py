@@ -7,9 +7,10 @@ from typing import Any
 import polars as pl
 
 from dashboards.options import options_table
-from dashboards.tuning import choose, tuning_table
+from dashboards.tuning import choose, chosen, tuning_table
 from orchestrator.records import TRIALS, WINDOWS
 
+STAGE = "tune-baseline"
 BIG, SMALL = "Qwen/Qwen2.5-3B", "Qwen/Qwen2.5-0.5B"
 
 
@@ -67,23 +68,34 @@ def test_the_setting_with_the_largest_mean_is_chosen_of_cells_with_every_arm() -
             row("graphs-8192", "capture-1024", 1.6, BIG),
             row("steps-2048", "capture-1024", 1.0, BIG),
             row("steps-2048", "capture-1024", 9.0, BIG, prompt_tokens=512),
-        )
+        ),
+        STAGE,
     )
     assert found is not None and (found.best, found.cells) == ("graphs-8192", 2)
     assert round(found.means["graphs-8192"], 9) == 1.2 and "`graphs-8192` 1.20, `steps-2048` 1.05" in found.words
 
 
 def test_nothing_is_better_than_the_baseline() -> None:
-    found = choose(frame(row("graphs-8192", "capture-1024", 0.9), row("steps-2048", "capture-1024", 0.8)))
+    found = choose(frame(row("graphs-8192", "capture-1024", 0.9), row("steps-2048", "capture-1024", 0.8)), STAGE)
     assert found is not None and found.best == "capture-1024"
 
 
 def test_without_a_whole_cell_nothing_is_chosen() -> None:
     part = frame(row("graphs-8192", "capture-1024", 1.5), row("steps-2048", "capture-1024", 1.5, BIG))
-    assert choose(part) is None and choose(part.clear()) is None
+    assert choose(part, STAGE) is None and choose(part.clear(), STAGE) is None and chosen(part) is None
+
+
+def test_a_later_stage_decides_once_it_has_a_whole_cell() -> None:
+    first = frame(row("graphs-8192", "capture-1024", 1.5))
+    later = [row(arm, "graphs-8192", ratio, sweep="tune-graphs") for arm, ratio in (("dense", 1.1), ("full", 0.9))]
+    assert (found := chosen(first)) is not None and (found.stage, found.best) == ("tune-baseline", "graphs-8192")
+    assert (found := chosen(pl.concat([first, frame(*later)]))) is not None
+    assert (found.stage, found.best) == ("tune-graphs", "dense") and found.words.startswith("Over 1 cell of `tune-gr")
+    apart = frame(later[0], {**later[1], "model": BIG})
+    assert (found := chosen(pl.concat([first, apart]))) is not None and found.stage == "tune-baseline"
 
 
 def test_settings_of_an_empty_store_have_no_rows() -> None:
     nothing = [pl.DataFrame(schema=dict(table)) for table in (TRIALS, WINDOWS)]
     empty = frame(row("graphs-8192", "capture-1024", 1.5)).clear()
-    assert lines(tuning_table(empty, *nothing)) == []
+    assert lines(tuning_table(empty, *nothing, STAGE)) == []

@@ -99,15 +99,18 @@ def test_where_nothing_came_latencies_are_null():
 
 
 def test_engines_are_summed_and_the_busiest_named():
-    one = engine(0, steps=60, steps_full_graph=30, steps_piecewise_graph=15, running_mean=1.5, kv_usage_max=0.2,
+    one = engine(0, steps=60, steps_full_graph=30, steps_piecewise_graph=15, steps_tokens=900,
+                 steps_padded_tokens=1100, running_mean=1.5, kv_usage_max=0.2,
                  engine_core_cpu=0.5, engine_core_speed_mops=90.0, frontend_cpu=0.2, prefix_cache_hits=0)  # fmt: skip
-    two = engine(1, steps=40, steps_full_graph=30, steps_piecewise_graph=5, running_mean=2.0, kv_usage_max=0.1,
+    two = engine(1, steps=40, steps_full_graph=30, steps_piecewise_graph=5, steps_tokens=600,
+                 steps_padded_tokens=900, running_mean=2.0, kv_usage_max=0.1,
                  engine_core_cpu=0.7, engine_core_speed_mops=80.0, frontend_cpu=0.1, prefix_cache_hits=1)  # fmt: skip
     found = row(seen([one, two]))
     assert found["requests_completed"] == 20 and found["in_flight_mean"] == 4.0
     assert found["steps"] == 100 and found["running_mean"] == 3.5 and found["kv_usage_max"] == 0.2
     shares = [found[f"steps_{mode}_share"] for mode in ("full_graph", "piecewise_graph", "eager")]
     assert shares == pytest.approx([0.6, 0.2, 0.2])
+    assert (found["steps_tokens"], found["steps_padding_share"]) == (1500, pytest.approx(0.25))
     assert (found["engine_core_cpu_max"], found["engine_core_speed_mops"], found["frontend_cpu_max"]) == (
         0.7,
         80.0,
@@ -119,6 +122,7 @@ def test_engines_are_summed_and_the_busiest_named():
 def test_what_one_engine_cannot_say_is_not_said_for_the_arm():
     found = row(seen([engine(0, steps=10, engine_core_cpu=0.4), engine(1, steps=None, engine_core_cpu=None)]))
     assert found["steps"] is None and found["steps_full_graph_share"] is None and found["engine_core_cpu_max"] is None
+    assert found["steps_tokens"] is None and found["steps_padding_share"] is None
     idle = row(seen([engine(0, steps=0, steps_full_graph=0), engine(1, steps=0, steps_full_graph=0)]))
     assert idle["steps"] == 0 and idle["steps_full_graph_share"] is None
 

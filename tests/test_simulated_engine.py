@@ -2,15 +2,16 @@
 
 import pytest
 
-from orchestrator.errors import WindowError
+from orchestrator.errors import BootError, WindowError
 from orchestrator.gpus import KINDS
+from orchestrator.memory import EngineSizing
 from orchestrator.simulated.engine import EAGER, FULL_GRAPH, PIECEWISE_GRAPH, Engine
 from orchestrator.simulated.kernels import StepCosts
 from orchestrator.simulated.power import PowerCap
-from orchestrator.simulated.settings import EngineSettings, HostCosts
+from orchestrator.simulated.settings import EngineSettings, HostCosts, engine_settings
 from orchestrator.simulated.sharing import SideBySide
 from orchestrator.simulated.simulation import simulate
-from orchestrator.trial import Workload
+from orchestrator.trial import Arm, Single, Workload
 from workloads.architecture import Batch
 from workloads.catalogue import load_model
 
@@ -21,10 +22,14 @@ NO_HOST = HostCosts(0, 0, 0, 0, 0, 0, 0, 0)
 
 def engine_of(work: Workload, host: HostCosts = NO_HOST, **settings) -> Engine:
     defaults = {
-        "max_num_seqs": 64, "kv_tokens": 10**8, "max_num_batched_tokens": 8192, "capture_tokens": 128,
+        "max_num_seqs": 64, "kv_tokens": 10**8, "max_num_batched_tokens": 8192, "capture_sizes": tuple(range(1, 129)),
         "async_scheduling": True,
     }  # fmt: skip
     return Engine(EngineSettings(**defaults | settings), COSTS, host, work)
+
+
+def settings_of(args: dict) -> EngineSettings:
+    return engine_settings(Arm("single", Single()), args, EngineSizing(2**34, 4096, 64), COSTS.architecture, 1)
 
 
 def run(
@@ -106,16 +111,68 @@ def test_every_token_belongs_to_one_request():
 
 def test_steps_are_launched_by_what_was_captured():
     work = Workload("mixed", 200, 100)
-    steps = run(engine_of(work, capture_tokens=256), clients=50, until_s=0.5, stagger_s=5e-3).steps
+    steps = run(engine_of(work, capture_sizes=(64, 256)), clients=50, until_s=0.5, stagger_s=5e-3).steps
     for step in steps:
         within = FULL_GRAPH if step.scheduled == step.tokens else PIECEWISE_GRAPH
         assert step.mode == (EAGER if step.scheduled > 256 else within)
     assert {EAGER, FULL_GRAPH, PIECEWISE_GRAPH} == {step.mode for step in steps}
 
 
+def test_steps_are_filled_up_to_the_graphs_that_they_run_in():
+    work = Workload("mixed", 200, 100)
+    engine = run(engine_of(work, capture_sizes=(64, 256)), clients=50, until_s=0.5, stagger_s=5e-3)
+    assert {(step.mode == EAGER, step.padded if step.mode != EAGER else 0) for step in engine.steps} == {
+        (True, 0), (False, 64), (False, 256)
+    }  # fmt: skip
+    for step in engine.steps:
+        assert step.padded >= step.scheduled and (step.mode != EAGER or step.padded == step.scheduled)
+    dense = run(engine_of(work, capture_sizes=tuple(range(1, 257))), clients=50, until_s=0.5, stagger_s=5e-3)
+    assert all(step.padded == step.scheduled for step in dense.steps)
+    assert len(dense.gpu_done_s) > len(engine.gpu_done_s)
+
+
+def test_with_full_graphs_no_step_is_launched_in_pieces():
+    host = HostCosts(0, 0, 0, 0, 0, 0, 0, 1e-3)
+    work = Workload("mixed", 200, 100)
+    pieces, whole = (
+        run(engine_of(work, host, capture_sizes=(64, 256), full_graphs=full), 50, 0.5, stagger_s=5e-3)
+        for full in (False, True)
+    )
+    assert {step.mode for step in whole.steps} == {EAGER, FULL_GRAPH}
+    assert {step.host_s for step in whole.steps if step.mode == FULL_GRAPH} == {1e-3}
+    (slow_s,) = {step.host_s for step in pieces.steps if step.mode == PIECEWISE_GRAPH}
+    assert slow_s == pytest.approx((COSTS.architecture.layers + 1) * 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("args", "sizes"),
+    [
+        ({}, [1, 2, 4, *range(8, 129, 8)]),
+        ({"max_cudagraph_capture_size": 300}, [1, 2, 4, *range(8, 256, 8), 256, 272, 288]),
+        ({"max_cudagraph_capture_size": 4096, "max_num_batched_tokens": 1000}, [*range(976, 993, 16), 1000]),
+        ({"cudagraph_capture_sizes": [512, 64, 64, 4096], "max_num_batched_tokens": 1024}, [64, 512]),
+        ({"enforce_eager": True, "cudagraph_capture_sizes": [64]}, []),
+    ],
+)
+def test_graphs_are_captured_for_the_sizes_that_vllm_captures(args, sizes):
+    found = settings_of(args).capture_sizes
+    assert list(found[-len(sizes) :] if sizes else found) == sizes
+    assert not args or "max_num_batched_tokens" in args or len(found) == len(sizes)
+
+
+def test_sizes_that_do_not_go_with_the_largest_are_refused():
+    with pytest.raises(BootError, match="not the largest of cudagraph_capture_sizes"):
+        settings_of({"cudagraph_capture_sizes": [64, 128], "max_cudagraph_capture_size": 256})
+
+
+def test_full_graphs_are_asked_for_by_the_compilation_config():
+    assert settings_of({"compilation_config": {"cudagraph_mode": "FULL"}}).full_graphs
+    assert not settings_of({}).full_graphs and not settings_of({"compilation_config": {"level": 3}}).full_graphs
+
+
 def test_a_step_launched_kernel_by_kernel_waits_for_its_launches():
     host = HostCosts(0, 0, 0, 0, 0, 0, 50e-6, 0)
-    engine = run(engine_of(Workload("prefill", 64, 1), host, capture_tokens=0, async_scheduling=False), 1, 0.2)
+    engine = run(engine_of(Workload("prefill", 64, 1), host, capture_sizes=(), async_scheduling=False), 1, 0.2)
     cost, done = engine.steps[3].cost, engine.gpu_done_s
     assert done[3] - done[2] == pytest.approx(cost.launches * 50e-6)
     assert cost.seconds < cost.launches * 50e-6

@@ -196,3 +196,13 @@ def test_every_constant_lies_in_its_range_and_has_a_source():
 
 def test_the_documentation_shows_the_table_as_it_is():
     assert table() in (Path(__file__).parent.parent / "docs" / "simulation.md").read_text()
+
+
+def test_what_fills_a_step_up_goes_through_all_but_attention_and_the_lm_head():
+    costs = StepCosts(load_model("Qwen2.5-3B"), H200)
+    batch = Batch(63, 63 * 2064, ((2048, 0),))
+    alone, filled = costs.exact(batch), costs.exact(batch, 2560)
+    linear = 2 * 36 * (2048 * (2048 + 2 * 256) + 2048 * 2048 + 3 * 2048 * 11008)  # FLOPs a token of its matrices
+    assert filled.flops - alone.flops == pytest.approx((2560 - 2111) * linear)
+    assert costs.exact(batch, 2111) == alone and costs.exact(batch, 2560) == filled
+    assert costs.of(63, 63 * 2064, ((2048, 0),), 2560) == filled != costs.of(63, 63 * 2064, ((2048, 0),))

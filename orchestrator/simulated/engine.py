@@ -48,7 +48,8 @@ class Job(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One step as it was formed. tokens: made for clients; scheduled: all tokens in it, prompts included."""
+    """One step as it was formed. tokens: made for clients; scheduled: all tokens in it, prompts included; padded: the
+    same, filled up to the size of its graph."""
 
     tokens: int
     running: int
@@ -57,6 +58,7 @@ class Step(NamedTuple):
     host_s: float
     kv_tokens: int
     scheduled: int
+    padded: int
     cost: StepCost
 
 
@@ -166,11 +168,12 @@ class Engine:
         if scheduled == 0:
             self.host_at = arrivals[0][0] if arrivals else INFINITY
             return
-        cost = self.costs.of(decoding, self._context, chunks)
+        graph_tokens = self.settings.graph_tokens(scheduled)
+        cost = self.costs.of(decoding, self._context, chunks, graph_tokens)
         step, running = len(self.steps), decoding + len(chunks)
-        if scheduled > self.settings.capture_tokens:
+        if graph_tokens is None:
             mode, launch_s = EAGER, cost.launches * self.host.eager_launch_s
-        elif chunks:  # attention is launched between the pieces of the graph
+        elif chunks and not self.settings.full_graphs:  # attention is launched between the pieces of the graph
             mode, launch_s = PIECEWISE_GRAPH, self._pieces_s + cost.attention_launches * self.host.eager_launch_s
         else:
             mode, launch_s = FULL_GRAPH, self.host.graph_launch_s
@@ -184,7 +187,17 @@ class Engine:
             seconds = self.even_step_s * self.gpu_slowness
             host_s = launch_s = 0.0
         self.steps.append(
-            Step(decoding + made, running, len(waiting), mode, host_s + launch_s, self._kv_tokens, scheduled, cost)
+            Step(
+                decoding + made,
+                running,
+                len(waiting),
+                mode,
+                host_s + launch_s,
+                self._kv_tokens,
+                scheduled,
+                graph_tokens or scheduled,
+                cost,
+            )
         )
         self._advance(step, joining)
         self._preparing = Job(cost, seconds, now + host_s + launch_s)
@@ -200,7 +213,9 @@ class Engine:
         room = max(1, self.settings.max_num_batched_tokens - clients)
         chunks = () if work.phase == "decode" else ((min(prompts, room), 0),)
         decoding = clients if work.output_tokens > 1 or work.phase == "decode" else 0
-        cost = self.costs.of(decoding, decoding * (work.prompt_tokens + work.output_tokens // 2), chunks)
+        graph_tokens = self.settings.graph_tokens(decoding + sum(new for new, _ in chunks))
+        context = decoding * (work.prompt_tokens + work.output_tokens // 2)
+        cost = self.costs.of(decoding, context, chunks, graph_tokens)
         host_s = self.host.step_s + self.host.sequence_s * (decoding + len(chunks))
         return max(host_s, cost.seconds) if self.settings.async_scheduling else host_s + cost.seconds
 

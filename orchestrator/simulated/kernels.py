@@ -77,7 +77,7 @@ class StepCosts:
         self.gpu = gpu
         self.sms = gpu.sms if sms is None else sms
         self._bytes_per_parameter = bytes_per_parameter
-        self._known: dict[tuple[int, int, tuple[tuple[int, int], ...]], StepCost] = {}
+        self._known: dict[tuple[int, int, tuple[tuple[int, int], ...], int | None], StepCost] = {}
         self._rest: dict[tuple[int, int], Roofline] = {}
         self._usable = self.sms / gpu.sms
         self._gemm_rate = gpu.bf16_flops_per_s * value("gemm_efficiency") * self._usable
@@ -90,32 +90,47 @@ class StepCosts:
         self._splits = int(value("tile_splits"))
         self._tail_s = value("kernel_tail")
 
-    def of(self, decode_sequences: int, context_tokens: int, prefill: tuple[tuple[int, int], ...]) -> StepCost:
-        """The cost of a batch; its decode contexts are rounded to whole KV blocks a sequence on average."""
+    def of(
+        self,
+        decode_sequences: int,
+        context_tokens: int,
+        prefill: tuple[tuple[int, int], ...],
+        graph_tokens: int | None = None,
+    ) -> StepCost:
+        """The cost of a batch; its decode contexts are rounded to whole KV blocks a sequence on average.
+
+        graph_tokens: tokens of the CUDA graph that it runs in, to which it is filled up; None: launched as it is.
+        """
         blocks = round(context_tokens / (decode_sequences * CONTEXT_GRAIN_TOKENS)) if decode_sequences else 0
-        key = (decode_sequences, blocks, prefill)
+        key = (decode_sequences, blocks, prefill, graph_tokens)
         cost = self._known.get(key)
         if cost is None:
             if len(self._known) >= CACHE_ENTRIES:
                 self._known.clear()
                 self._rest.clear()
             context = max(1, blocks * CONTEXT_GRAIN_TOKENS) * decode_sequences
-            cost = self._known[key] = self.exact(Batch(decode_sequences, context, prefill))
+            cost = self._known[key] = self.exact(Batch(decode_sequences, context, prefill), graph_tokens)
         return cost
 
-    def exact(self, batch: Batch) -> StepCost:
-        """The cost of a batch, computed anew; only attention looks at more of a batch than its tokens and sequences."""
-        key = (batch.tokens, batch.sequences)
+    def exact(self, batch: Batch, graph_tokens: int | None = None) -> StepCost:
+        """The cost of a batch, computed anew; only attention looks at more of a batch than its tokens and sequences.
+
+        What fills a step up to its graph goes through all layers but attention and the LM head.
+        """
+        key = (graph_tokens or batch.tokens, batch.sequences)
         rest = self._rest.get(key)
         if rest is None:
+            filled = batch if key[0] == batch.tokens else Batch(key[1] - 1, 0, ((key[0] - key[1] + 1, 0),))
             rest = attention = Roofline()
-            for work in self.architecture.step_work(batch, bytes_per_parameter=self._bytes_per_parameter):
+            for work in self.architecture.step_work(filled, bytes_per_parameter=self._bytes_per_parameter):
                 if work.layer_type == "attention":
                     attention = self.roofline(work)
                 else:
                     rest = rest.plus(self.roofline(work))
             if batch.tokens:
                 self._rest[key] = rest
+            if filled is not batch:
+                attention = self.roofline(self.architecture.attention_work(batch))
         else:
             attention = self.roofline(self.architecture.attention_work(batch))
         total = rest.plus(attention)

@@ -36,6 +36,8 @@ class StepLog:
     modes: list[int]
     host_s: list[float]
     kv_tokens: list[int]
+    scheduled: list[int]
+    padded: list[int]
     work: Floats
 
     @classmethod
@@ -53,6 +55,8 @@ class StepLog:
             modes=[step.mode for step in steps],
             host_s=[step.host_s for step in steps],
             kv_tokens=[step.kv_tokens for step in steps],
+            scheduled=[step.scheduled for step in steps],
+            padded=[step.padded for step in steps],
             work=np.stack(
                 [
                     _sums([cost.sm_seconds for cost in costs]),
@@ -97,6 +101,8 @@ def engine_facts(
                 steps=high - low,
                 steps_full_graph=modes.count(FULL_GRAPH),
                 steps_piecewise_graph=modes.count(PIECEWISE_GRAPH),
+                steps_tokens=sum(log.scheduled[low:high]),
+                steps_padded_tokens=sum(log.padded[low:high]),
                 running_mean=_mean(log.running[low:high]),
                 waiting_mean=_mean(log.waiting[low:high]),
                 kv_usage_max=max(log.kv_tokens[low:high], default=0) / engine.settings.kv_tokens,
