@@ -62,7 +62,7 @@ from dashboards.kill_table import aftermath, kill_table
 from dashboards.landscape_tables import SWEEPS as LANDSCAPES
 from dashboards.landscape_tables import landscape_table
 from dashboards.options import options_table
-from dashboards.power_law import power_law, power_law_table, replayed_power
+from dashboards.power_law import power_law, power_law_table, power_windows
 from dashboards.repeat_tables import (
     again_table,
     false_alarms,
@@ -170,7 +170,7 @@ def page(
             "\n## Power\n",
             POWER_NOTE,
             power_table(others),
-            *_power_law(trials, rows, samples_of(store, ABLATIONS.values())),
+            *_power_law([store, again, untuned]),
             *_killed(kills),
             TAIL,
         ]
@@ -203,10 +203,10 @@ def _step_cost(stores: Sequence[ResultStore]) -> list[str]:
             held_table(law, unseen)]  # fmt: skip
 
 
-def _power_law(trials: pl.DataFrame, windows: pl.DataFrame, samples: pl.DataFrame) -> list[str]:
-    steps = replayed_power(trials, windows, samples)
-    law = None if steps.is_empty() else power_law(steps)
-    return [] if law is None else [POWER_LAW_NOTE, power_law_table(law)]
+def _power_law(stores: Sequence[ResultStore]) -> list[str]:
+    seen = pl.concat([power_windows(store.read("trials"), store.read("windows")) for store in stores])
+    law = power_law(seen)
+    return [] if law is None else [POWER_LAW_NOTE, power_law_table(law, seen)]
 
 
 def _untuned(store: ResultStore) -> str:

@@ -147,8 +147,9 @@ then falls in the denser arm, and what MPS overlaps is paid for in clock.
 """
 
 POWER_LAW_NOTE = """
-What it goes into, by the steps that one engine replayed (near-zero weights; FLOPs and bytes by the arithmetic of the
-model catalogue). Energy a FLOP does not fall with the clock: what the cap takes in clock it takes in rate.
+What it goes into, by the counters of single engines' windows (near-zero weights). The energy of a FLOP falls with the
+square of the clock, so the cap takes less in rate than it would of a fixed energy: where it lowers the clock by a
+tenth, a FLOP costs a fifth less.
 """
 
 KILL_NOTE = """On one GPU of a host, one part of a measuring sweep after another was ended with SIGKILL while two

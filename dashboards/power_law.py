@@ -1,9 +1,11 @@
-"""What the power of a GPU goes into: idle, kernels at all, arithmetic, and bytes moved; from steps that were replayed.
+"""What the power of a GPU goes into: idle, kernels at all, arithmetic, and bytes moved; from windows of single engines.
 
-    P = idle + active + f F + m B
+    P = idle + a A + f T c^2 + m D
 
-F and B are the FLOP and byte rates of a step by the arithmetic of the model catalogue, as shares of the GPU's peaks.
-One engine replays one step for seconds, so nothing but the step draws power; idle is the data sheet's.
+A, T and D are shares: of the window's time in which kernels ran, of the peak FLOP rate at the boost clock at which the
+tensor cores worked (their counter times c, the clock over the boost clock), of the peak rate at which memory moved.
+Energy a FLOP goes with the square of the voltage, and near the top of its range voltage goes with the clock: c^2. Idle
+is the data sheet's. Windows of engines that share a GPU have no part in the fit, and are what it is tried on.
 """
 
 from __future__ import annotations
@@ -11,31 +13,47 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from dashboards.findings_tables import table
 from orchestrator.gpus import KINDS
 from orchestrator.simulated.constants import value
-from orchestrator.simulated.kernels import StepCosts
-from workloads.architecture import bytes_per_parameter
-from workloads.catalogue import load_model
 
-FEWEST_STEPS = 8
-TERMS = ("kernels that run at all", "arithmetic, at the peak FLOP rate", "bytes, at the peak rate")
-CELL = ["gpu_kind", "model", "kind", "prompt_tokens", "concurrency"]
+FEWEST_WINDOWS = 8
+EXPONENT = 2
+TERMS = (
+    "kernels that run at all",
+    "arithmetic, at the peak FLOP rate and the boost clock",
+    "bytes, at the peak rate",
+)
+COUNTERS = ("gpu_active_share", "tensor_active_share", "dram_active_share", "sm_clock_mhz", "power_w")
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class PowerLaw:
-    """watts: in the order of TERMS. scatter, largest: relative errors over the kinds of steps."""
+    """watts: in the order of TERMS. scatter: standard deviation of the logarithm of law over measured, in the fit.
+
+    exponent: of the clock, in the energy of a FLOP; windows, lowest_mhz, highest_mhz: what it was fitted to.
+    """
 
     gpu_kind: str
     watts: tuple[float, float, float]
+    exponent: int
     scatter: float
-    largest: float
-    steps: int
+    windows: int
     lowest_mhz: float
     highest_mhz: float
+
+    def power_w(self, seen: pl.DataFrame) -> Floats:
+        """Of rows with COUNTERS."""
+        above = _terms(seen, self.gpu_kind, self.exponent) @ np.array(self.watts)
+        return np.asarray(above + KINDS[self.gpu_kind].idle_power_w)
+
+    def off(self, seen: pl.DataFrame) -> Floats:
+        """The logarithm of the law over the measured power, a value a row."""
+        return np.asarray(np.log(self.power_w(seen) / seen["power_w"].to_numpy()))
 
     @property
     def constants(self) -> dict[str, float]:
@@ -51,75 +69,66 @@ class PowerLaw:
         }
 
 
-def replayed_power(trials: pl.DataFrame, windows: pl.DataFrame, samples: pl.DataFrame) -> pl.DataFrame:
-    """One row a kind of step that one engine replayed on a GPU with a data sheet: CELL, `power_w`, `sm_clock_mhz`,
-    `flops` and `bytes` (shares of peak). Certified windows alone; tables of `records`.
-
-    Weights are taken to have 16 bits.
-    """
+def power_windows(trials: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
+    """Certified windows of real engines with dummy weights on GPUs with a data sheet: COUNTERS, `gpu_kind`, `engines`
+    and `sharing`. Tables of `records`."""
     own = trials.filter(
-        pl.col("kind").str.ends_with("-replay"), pl.col("gpu_kind").is_in([*KINDS]), outcome="ok", backend="vllm",
-        engines=1, sharing="single",
-    ).select("trial_id", "attempt_id", *CELL)  # fmt: skip
-    ids = ["trial_id", "attempt_id", "window_index"]
-    facts = (
-        samples.filter(pl.col("source") == "engine0.step")
-        .select(*ids, "metric", "value")
-        .pivot(on="metric", index=ids, values="value")
+        pl.col("gpu_kind").is_in([*KINDS]), outcome="ok", backend="vllm", weights="dummy"
+    ).select("trial_id", "attempt_id", "gpu_kind", "engines", "sharing")  # fmt: skip
+    return (
+        windows.filter("certified")
+        .drop_nulls(COUNTERS)
+        .select("trial_id", "attempt_id", *COUNTERS)
+        .join(own, on=["trial_id", "attempt_id"])
     )
-    if own.is_empty() or facts.is_empty():
-        return pl.DataFrame()
-    seen = (
-        windows.filter("certified", pl.col("power_w").is_not_null())
-        .select(*ids, "power_w", "sm_clock_mhz")
-        .join(own, on=ids[:2])
-        .join(facts, on=ids)
-        .group_by(CELL)
-        .agg(pl.col("power_w", "sm_clock_mhz", "step_s", "tokens", "sequences").mean())
-        .sort(CELL)
-    )
-    rates = [_rates(**row) for row in seen.drop("power_w", "sm_clock_mhz", "concurrency").iter_rows(named=True)]
-    return seen.with_columns(pl.DataFrame(rates, schema=["flops", "bytes"], orient="row"))
 
 
-def _rates(
-    gpu_kind: str, model: str, kind: str, prompt_tokens: int, step_s: float, tokens: float, sequences: float
-) -> tuple[float, float]:
-    gpu, count = KINDS[gpu_kind], round(sequences)
-    costs = StepCosts(load_model(model), gpu, gpu.sms, bytes_per_parameter("bfloat16", None))
-    if kind.startswith("decode"):
-        cost = costs.of(count, count * (prompt_tokens + 1), ())
-    else:
-        cost = costs.of(0, 0, ((prompt_tokens, 0),) * round(tokens / prompt_tokens))
-    return cost.flops / step_s / gpu.bf16_flops_per_s, cost.dram_bytes / step_s / gpu.memory_bytes_per_s
+def power_law(seen: pl.DataFrame, exponent: int = EXPONENT) -> PowerLaw | None:
+    """Least squares of relative errors over the windows of single engines of one GPU kind; None where they are too few.
 
-
-def power_law(steps: pl.DataFrame) -> PowerLaw | None:
-    """Least squares of relative errors over `replayed_power` of one GPU kind; None where there are too few."""
-    if steps.height < FEWEST_STEPS or steps["gpu_kind"].n_unique() != 1:
+    seen: from `power_windows`.
+    """
+    single = seen.filter(engines=1, sharing="single")
+    if single.height < FEWEST_WINDOWS or single["gpu_kind"].n_unique() != 1:
         return None
-    gpu_kind = str(steps["gpu_kind"][0])
-    idle_w = KINDS[gpu_kind].idle_power_w
-    drawn = steps["power_w"].to_numpy()
-    above = drawn - idle_w
-    design = np.column_stack([np.ones(steps.height), steps["flops"].to_numpy(), steps["bytes"].to_numpy()])
-    found, _, rank, _ = np.linalg.lstsq(design / above[:, None], np.ones(steps.height))
+    gpu_kind = str(single["gpu_kind"][0])
+    above = single["power_w"].to_numpy() - KINDS[gpu_kind].idle_power_w
+    design = _terms(single, gpu_kind, exponent) / above[:, None]
+    found, _, rank, _ = np.linalg.lstsq(design, np.ones(single.height))
     if rank < len(TERMS):
         return None
-    errors = (design @ found + idle_w) / drawn - 1
-    clocks = steps["sm_clock_mhz"]
     active, flops, moved = map(float, found)
-    return PowerLaw(
-        gpu_kind, (active, flops, moved), float(errors.std()), float(np.abs(errors).max()), steps.height,
-        float(clocks.min()), float(clocks.max()),  # type: ignore[arg-type]
-    )  # fmt: skip
-
-
-def power_law_table(law: PowerLaw) -> str:
-    rows = [("idle, by the data sheet", f"{KINDS[law.gpu_kind].idle_power_w:.0f}")]
-    rows += [(words, f"{watts:.0f}") for words, watts in zip(TERMS, law.watts, strict=True)]
-    said = (
-        f"With these the power of {law.steps} kinds of steps, at clocks from {law.lowest_mhz:,.0f} to "
-        f"{law.highest_mhz:,.0f} MHz, comes out with a scatter of {law.scatter:.1%}, {law.largest:.1%} at most."
+    clocks = single["sm_clock_mhz"].to_numpy()
+    law = PowerLaw(
+        gpu_kind, (active, flops, moved), exponent, 0.0, single.height, float(clocks.min()), float(clocks.max())
     )
-    return f"{table(('what', 'watts'), rows)}\n\n{said}"
+    scatter = float(law.off(single).std())
+    return PowerLaw(gpu_kind, law.watts, exponent, scatter, single.height, law.lowest_mhz, law.highest_mhz)
+
+
+def _terms(seen: pl.DataFrame, gpu_kind: str, exponent: int) -> Floats:
+    clock = seen["sm_clock_mhz"].to_numpy() / KINDS[gpu_kind].boost_clock_mhz
+    active, tensor, dram = (seen[name].to_numpy() for name in COUNTERS[:3])
+    return np.column_stack([active, tensor * clock ** (1 + exponent), dram])
+
+
+def power_law_table(law: PowerLaw, seen: pl.DataFrame) -> str:
+    """The law, how it holds, and how one would whose energy a FLOP is the same at every clock. seen: as of the fit."""
+    rows = [("idle, by the data sheet", f"{KINDS[law.gpu_kind].idle_power_w:.0f}")]
+    rows += [(words, f"{watts:,.0f}") for words, watts in zip(TERMS, law.watts, strict=True)]
+    clocks = f"{law.lowest_mhz:,.0f} to {law.highest_mhz:,.0f} MHz"
+    said = [
+        f"Fitted to {law.windows} windows of single engines at {clocks}, around which their power scatters by "
+        f"{law.scatter:.1%}."
+    ]
+    if even := power_law(seen, exponent=0):
+        said.append(f"Were the energy of a FLOP the same at every clock, it would be {even.scatter:.1%}.")
+    for words, sharing in (("under MPS", "mps"), ("in time slices", "timesliced")):
+        pairs = seen.filter(pl.col("engines") > 1, sharing=sharing)
+        if not pairs.is_empty():
+            off = law.off(pairs)
+            said.append(
+                f"Of engines {words}, {pairs.height} windows that had no part in the fit, the law gives "
+                f"{np.exp(off.mean()):.2f} times the power, with a scatter of {off.std():.1%}."
+            )
+    return f"{table(('what', 'watts'), rows)}\n\n{' '.join(said)}"

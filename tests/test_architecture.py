@@ -150,6 +150,27 @@ def test_launches_of_a_compiled_model() -> None:
     assert by_type(load_model("Gemma-3-4B"), Batch(1, 10))["norm"].launches == 4 * 34 + 1
 
 
+def test_the_products_of_a_layer_type_are_all_of_its_flops_and_tiles() -> None:
+    batch = Batch(16, 16 * 1000, ((300, 0), (100, 50)))
+    for name in ("Qwen2.5-1.5B", "Gemma-3-4B", "Llama-3.1-8B"):
+        work = by_type(load_model(name), batch)
+        for layer_type in ("qkv", "attention_out", "mlp", "lm_head"):
+            own = work[layer_type]
+            assert sum(matmul.flops for matmul in own.matmuls) == pytest.approx(own.flops, rel=1e-12)
+            assert max(matmul.tiles for matmul in own.matmuls) == own.tiles
+            assert 0 <= own.pointwise_bytes < own.activation_bytes
+        assert not any(work[name].matmuls for name in ("attention", "norm", "embedding", "sampling"))
+    down = by_type(load_model("Qwen2.5-1.5B"), batch)["mlp"].matmuls[1]
+    assert (down.rows, down.depth, down.columns, down.count) == (416, 8960, 1536, 28)
+
+
+def test_one_more_key_for_every_query_of_a_prefill() -> None:
+    model = load_model("Qwen2.5-1.5B")
+    cached = [by_type(model, Batch(4, 40, ((300, past), (100, past))))["attention"] for past in (0, 1)]
+    assert cached[1].flops - cached[0].flops == cached[0].flops_a_key == cached[1].flops_a_key
+    assert by_type(model, Batch(4, 40))["attention"].flops_a_key == 0
+
+
 def test_tiles_are_the_thread_blocks_of_one_launch() -> None:
     model = load_model("Qwen2.5-1.5B")
     prefill = by_type(model, Batch(0, 0, ((300, 0), (100, 50))))

@@ -1,15 +1,14 @@
-"""The power law from replayed steps whose power was made by a law that is known, and the simulator's constants."""
+"""The power law from windows whose power was made by a law that is known, and the simulator's constants."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
-from dashboards.power_law import CELL, PowerLaw, power_law, power_law_table, replayed_power
+from dashboards.power_law import PowerLaw, power_law, power_law_table, power_windows
 from dashboards.step_cost import engine_steps, fit, fitted_to, pairs
 from orchestrator.gpus import KINDS
 from orchestrator.simulated.constants import CONSTANTS, value
@@ -19,52 +18,81 @@ REFERENCE = Path(__file__).parent.parent / "reference"
 TRUE = (70.0, 650.0, 600.0)
 
 
-def steps(count: int = 12, scatter: float = 0.0) -> pl.DataFrame:
+def windows(count: int = 40, scatter: float = 0.0, exponent: int = 2, **more: object) -> pl.DataFrame:
+    """Windows whose power is by the law with TRUE, and clocks from 1,500 to 1,980 MHz."""
     rng = np.random.default_rng(2)
-    flops, moved = rng.uniform(0.0, 0.7, count), rng.uniform(0.1, 0.7, count)
-    idle = KINDS["H200"].idle_power_w
-    drawn = (idle + TRUE[0] + TRUE[1] * flops + TRUE[2] * moved) * np.exp(rng.normal(0, scatter, count))
-    cell: dict[str, Any] = dict.fromkeys(CELL, "x") | {"gpu_kind": "H200"}
-    return pl.DataFrame(
-        [
-            cell | {"power_w": p, "flops": f, "bytes": b, "sm_clock_mhz": 1500.0 + index}
-            for index, (p, f, b) in enumerate(zip(drawn.tolist(), flops.tolist(), moved.tolist(), strict=True))
-        ]
-    )
+    active, tensor, dram = (rng.uniform(low, 0.8, count) for low in (0.4, 0.0, 0.1))
+    clock = np.linspace(1500.0, 1980.0, count)
+    a, f, m = TRUE
+    drawn = KINDS["H200"].idle_power_w + a * active + f * tensor * (clock / 1980) ** (1 + exponent) + m * dram
+    seen = {
+        "gpu_active_share": active, "tensor_active_share": tensor, "dram_active_share": dram, "sm_clock_mhz": clock,
+        "power_w": drawn * np.exp(rng.normal(0, scatter, count)),
+    }  # fmt: skip
+    labels = {"gpu_kind": "H200", "engines": 1, "sharing": "single"} | more
+    return pl.DataFrame(seen).with_columns(**{name: pl.lit(value) for name, value in labels.items()})
 
 
 def test_the_watts_come_back() -> None:
-    law = power_law(steps())
-    assert law is not None and law.watts == pytest.approx(TRUE, rel=1e-6) and law.largest < 1e-6
-    assert (law.steps, law.lowest_mhz, law.highest_mhz) == (12, 1500.0, 1511.0)
-    noisy = power_law(steps(200, 0.02))
+    law = power_law(windows())
+    assert law is not None and law.watts == pytest.approx(TRUE, rel=1e-6) and law.scatter < 1e-6
+    assert (law.windows, law.lowest_mhz, law.highest_mhz) == (40, 1500.0, 1980.0)
+    noisy = power_law(windows(400, 0.02))
     assert noisy is not None and noisy.watts == pytest.approx(TRUE, rel=0.1)
-    assert noisy.scatter == pytest.approx(0.02, rel=0.2) and noisy.largest > noisy.scatter
-    assert "| arithmetic, at the peak FLOP rate | 650 |" in power_law_table(law)
+    assert noisy.scatter == pytest.approx(0.02, rel=0.2)
 
 
-def test_few_steps_steps_all_alike_and_two_kinds_of_gpu_give_no_law() -> None:
-    assert power_law(steps(7)) is None
-    assert power_law(steps().with_columns(flops=0.5, bytes=0.5)) is None
-    two = steps().with_columns(gpu_kind=pl.Series(["H100", "H200"] * 6))
+def test_the_law_is_tried_on_pairs_that_had_no_part_in_the_fit() -> None:
+    pairs = windows(12, engines=2, sharing="mps").with_columns(power_w=pl.col("power_w") * 0.8)
+    seen = pl.concat([windows(), pairs])
+    law = power_law(seen)
+    assert law is not None and law.watts == pytest.approx(TRUE, rel=1e-6) and law.windows == 40
+    assert law.off(pairs) == pytest.approx(np.full(12, np.log(1.25)))
+    text = power_law_table(law, seen)
+    assert "| arithmetic, at the peak FLOP rate and the boost clock | 650 |" in text
+    assert "Of engines under MPS, 12 windows that had no part in the fit, the law gives 1.25 times the power" in text
+    assert "time slices" not in text
+
+
+def test_an_energy_that_is_the_same_at_every_clock_fits_what_was_made_so() -> None:
+    even, falling = (power_law(windows(exponent=0), exponent) for exponent in (0, 2))
+    assert even is not None and falling is not None
+    assert even.watts == pytest.approx(TRUE, rel=1e-6) and even.scatter < 1e-6 < 0.005 < falling.scatter
+
+
+def test_few_windows_windows_all_alike_and_two_kinds_of_gpu_give_no_law() -> None:
+    assert power_law(windows(7)) is None
+    assert power_law(windows().with_columns(gpu_active_share=0.5, tensor_active_share=0.0)) is None
+    assert power_law(windows(engines=2)) is None
+    two = windows().with_columns(gpu_kind=pl.Series(["H100", "H200"] * 20))
     assert power_law(two) is None
 
 
 def recorded() -> tuple[PowerLaw, pl.DataFrame]:
-    store = ResultStore.open(str(REFERENCE / "h200"), create=False)
-    found = replayed_power(store.read("trials"), store.read("windows"), store.read("samples"))
-    law = power_law(found)
+    stores = [ResultStore.open(str(REFERENCE / name), create=False) for name in ("h200", "h200-pair", "h200-untuned")]
+    seen = pl.concat([power_windows(store.read("trials"), store.read("windows")) for store in stores])
+    law = power_law(seen)
     assert law is not None
-    return law, found
+    return law, seen
 
 
-def test_replayed_steps_of_the_record_have_sound_rates() -> None:
-    law, found = recorded()
-    assert found["flops"].is_between(0.0, 0.85).all() and found["bytes"].is_between(0.0, 0.95).all()
-    decode = found.filter(pl.col("kind") == "decode-replay")
-    prefill = found.filter(pl.col("kind") == "prefill-replay")
-    assert decode["flops"].max() < prefill["flops"].min()  # type: ignore[operator]
-    assert law.largest < 0.08
+def test_the_record_s_power_falls_with_the_square_of_the_clock() -> None:
+    law, seen = recorded()
+    others = {exponent: power_law(seen, exponent) for exponent in (0, 1, 2, 3)}
+    assert min(others, key=lambda exponent: others[exponent].scatter) == 2  # type: ignore[union-attr]
+    pairs = law.off(seen.filter(engines=2, sharing="mps"))
+    assert abs(pairs.mean()) < 0.05 and pairs.std() < 0.1
+
+
+def test_the_readme_s_law_of_power_stands_in_the_record() -> None:
+    law, seen = recorded()
+    text = " ".join((REFERENCE.parent / "README.md").read_text().split())
+    active, flops, moved = law.watts
+    assert f"{active:.0f} W for kernels at all, {flops:,.0f} W times the square of the clock" in text
+    assert f"{moved:.0f} W for device memory at its peak" in text
+    off = law.off(seen.filter(engines=2, sharing="mps"))
+    told = f"it gives {np.exp(off.mean()):.2f} times the power of pairs under MPS, with a scatter of {off.std():.0%}"
+    assert told.replace("%", " %") in text
 
 
 @pytest.mark.parametrize("name", ["active_power", "matmul_power", "memory_power"])

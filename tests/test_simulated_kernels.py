@@ -10,7 +10,7 @@ from orchestrator.simulated.engine import Job
 from orchestrator.simulated.kernels import StepCost, StepCosts
 from orchestrator.simulated.power import PowerCap
 from orchestrator.simulated.sharing import SideBySide, TimeSlices, phases, slowdown
-from workloads.architecture import Batch, Work
+from workloads.architecture import Batch, Matmul, Work
 from workloads.catalogue import load_model
 
 H200 = KINDS["H200"]
@@ -20,7 +20,7 @@ BATCH = Batch(1, 16)
 class OneKernel:
     """A model whose step is one kernel, the same for every batch."""
 
-    layers = 1
+    layers, head_dim = 1, 128
 
     def __init__(self, **work):
         self.work = Work(**({"layer_type": "mlp", "launches": 1, "flops": 0.0, "weight_bytes": 0.0, "kv_bytes": 0.0,
@@ -54,10 +54,39 @@ def finish_times(sharing, jobs: dict[str, Job]) -> dict[str, float]:
 
 
 def test_a_full_wave_of_compute_takes_flops_over_the_measured_rate():
-    cost = cost_of(flops=1e12, launches=3)
-    assert cost.compute_s == pytest.approx(1e12 / (989.5e12 * 0.80))
+    matmul = Matmul(12 * 128, 8192, 11 * 128, 3)  # 132 tiles
+    cost = cost_of(matmuls=(matmul,), flops=matmul.flops, launches=3)
+    ramp = 1 + value("gemm_ramp") / 8192
+    assert cost.compute_s == pytest.approx(matmul.flops * ramp / (989.5e12 * value("gemm_efficiency")))
+    assert cost.flops == matmul.flops == 3 * 2 * 1536 * 8192 * 1408
     assert cost.gap_s == pytest.approx(3 * value("kernel_tail"))
     assert cost.memory_s == 0 and cost.compute_sm == pytest.approx(1.0)
+
+
+def test_a_shallow_product_pays_for_the_beginning_and_end_of_its_tiles():
+    deep, shallow = (cost_of(matmuls=(Matmul(1536, depth, 1408, 1),)).compute_s for depth in (8960, 896))
+    ramp = value("gemm_ramp")
+    assert deep / shallow == pytest.approx((8960 + ramp) / (896 + ramp))
+
+
+def test_what_moves_after_the_products_is_not_hidden_behind_them():
+    matmuls, moved = (Matmul(1536, 8192, 1408, 1),), 64 * 2**20
+    hidden, after = (
+        cost_of(matmuls=matmuls, activation_bytes=moved, pointwise_bytes=share * moved) for share in (0.0, 1.0)
+    )
+    assert hidden.memory_s == 0 and after.memory_s == pytest.approx(moved / (4.8e12 * 0.9))
+    assert after.compute_s == hidden.compute_s and after.dram_bytes == hidden.dram_bytes == moved
+
+
+def test_attention_over_few_keys_and_with_narrow_heads_is_slow():
+    rate = 989.5e12 * value("attention_efficiency")
+    plain = cost_of(layer_type="attention", flops=1e12)
+    assert plain.compute_s == pytest.approx(1e12 / rate)
+    ramped = cost_of(layer_type="attention", flops=1e12, flops_a_key=1e9)
+    assert ramped.compute_s == pytest.approx((1e12 + value("attention_ramp") * 1e9) / rate)
+    model = OneKernel(layer_type="attention", flops=1e12)
+    model.head_dim = 64
+    assert StepCosts(model, H200).exact(BATCH).compute_s == pytest.approx(plain.compute_s / value("attention_narrow"))
 
 
 def test_a_wave_and_one_block_takes_as_long_as_two_waves():
@@ -86,7 +115,8 @@ def test_few_blocks_do_not_draw_the_whole_bandwidth():
 
 
 def test_a_cap_on_sms_slows_compute_in_proportion_and_memory_not_at_all():
-    whole, half = cost_of(flops=1e12, tiles=1320), cost_of(flops=1e12, tiles=1320, sms=66)
+    matmuls = (Matmul(40 * 128, 2048, 33 * 128, 5),)  # 1,320 tiles
+    whole, half = cost_of(matmuls=matmuls, tiles=1320), cost_of(matmuls=matmuls, tiles=1320, sms=66)
     assert half.compute_s == pytest.approx(2 * whole.compute_s) and half.compute_sm == pytest.approx(0.5)
     assert cost_of(weight_bytes=1e9, sms=66).memory_s == pytest.approx(cost_of(weight_bytes=1e9).memory_s)
 

@@ -65,13 +65,34 @@ def bytes_per_parameter(dtype: str, quantization: str | None = None) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Matmul:
+    """`count` products of (rows, depth) and (depth, columns) in one engine step, each one launch."""
+
+    rows: int
+    depth: int
+    columns: int
+    count: int
+
+    @property
+    def tiles(self) -> int:
+        """Thread blocks of one launch."""
+        return ceil(self.rows / GEMM_TILE) * ceil(self.columns / GEMM_TILE)
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.rows * self.depth * self.columns * self.count
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """The work that one layer type does in one engine step, summed over the model's layers.
 
     layer_type: qkv | attention | attention_out | mlp | norm | embedding | lm_head | sampling
     launches: kernels launched for it in the step; flops: multiply and add counted as two;
     weight_bytes, kv_bytes, activation_bytes: least traffic to device memory, each operand once;
-    tiles: thread blocks of one launch (its independent parallel pieces), which says how many SMs it can fill.
+    tiles: thread blocks of one launch (its independent parallel pieces), which says how many SMs it can fill;
+    matmuls: those among its launches; pointwise_bytes: of activation_bytes, what kernels move that do little else, and
+    that run after the matmuls and not beside them; flops_a_key: what one more key for every query of a prefill adds.
     """
 
     layer_type: str
@@ -81,6 +102,9 @@ class Work:
     kv_bytes: float
     activation_bytes: float
     tiles: float
+    matmuls: tuple[Matmul, ...] = ()
+    pointwise_bytes: float = 0.0
+    flops_a_key: float = 0.0
 
     @property
     def memory_bytes(self) -> float:
@@ -253,6 +277,8 @@ class Architecture:
                 0.0,
                 layers * tokens * (hidden + query + 2 * kv + 2 * (query + kv)) * b,
                 _gemm_tiles(tokens, query + 2 * kv),
+                (Matmul(tokens, hidden, query + 2 * kv, layers),),
+                layers * tokens * 2 * (query + kv) * b,
             ),
             self.attention_work(batch, b),
             Work(
@@ -263,6 +289,7 @@ class Architecture:
                 0.0,
                 layers * tokens * (query + hidden) * b,
                 _gemm_tiles(tokens, hidden),
+                (Matmul(tokens, query, hidden, layers),),
             ),
             Work(
                 "mlp",
@@ -272,6 +299,8 @@ class Architecture:
                 0.0,
                 layers * tokens * (2 * hidden + 6 * mlp) * b,
                 _gemm_tiles(tokens, 2 * mlp),
+                (Matmul(tokens, hidden, 2 * mlp, layers), Matmul(tokens, mlp, hidden, layers)),
+                layers * tokens * 3 * mlp * b,
             ),
             Work(
                 "norm",
@@ -290,6 +319,8 @@ class Architecture:
                 0.0,
                 sequences * (3 * hidden + vocabulary) * b,
                 _gemm_tiles(sequences, vocabulary),
+                (Matmul(sequences, hidden, vocabulary, 1),),
+                sequences * 2 * hidden * b,
             ),
             Work(
                 "sampling",
@@ -357,6 +388,7 @@ class Architecture:
             2.0 * self._kv_size * b * (kv_read + self.layers * tokens),
             2.0 * self.layers * tokens * (self._query_size + self._kv_size) * b,
             blocks / self.layers,
+            flops_a_key=4.0 * self._query_size * self.layers * sum(new for new, _ in batch.prefill),
         )
 
 

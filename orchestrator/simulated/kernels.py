@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 from orchestrator.gpus import GpuKind
 from orchestrator.simulated.constants import value
-from workloads.architecture import Architecture, Batch, Work
+from workloads.architecture import Architecture, Batch, Matmul, Work
 
 GEMMS = frozenset({"qkv", "attention_out", "mlp", "lm_head"})
 CONTEXT_GRAIN_TOKENS = 16  # a KV block of vLLM: costs are cached by the mean decode context in whole blocks
 CACHE_ENTRIES = 50_000
+NARROW_HEAD = 64  # elements: the softmax takes as long as at 128, for half the arithmetic
 
 
 class StepCost(NamedTuple):
@@ -81,7 +82,10 @@ class StepCosts:
         self._rest: dict[tuple[int, int], Roofline] = {}
         self._usable = self.sms / gpu.sms
         self._gemm_rate = gpu.bf16_flops_per_s * value("gemm_efficiency") * self._usable
-        self._attention_rate = gpu.bf16_flops_per_s * value("attention_efficiency") * self._usable
+        self._gemm_ramp = value("gemm_ramp")
+        narrow = value("attention_narrow") if architecture.head_dim <= NARROW_HEAD else 1.0
+        self._attention_rate = gpu.bf16_flops_per_s * value("attention_efficiency") * narrow * self._usable
+        self._attention_ramp = value("attention_ramp")
         self._vector_rate = gpu.bf16_flops_per_s * value("vector_rate") * self._usable
         self._bandwidth = gpu.memory_bytes_per_s * value("copy_efficiency")
         self._l2_bandwidth = gpu.memory_bytes_per_s * value("l2_bandwidth")
@@ -158,25 +162,47 @@ class StepCosts:
         """
         is_gemm, is_attention = work.layer_type in GEMMS, work.layer_type == "attention"
         blocks = work.tiles * self._splits if is_gemm else work.tiles
-        fill = _fill(work.tiles, self.sms)
         if is_gemm:
-            fill = max(fill, _fill(work.tiles * 2, self.sms), _fill(blocks, self.sms))
-        rate = self._gemm_rate if is_gemm else self._attention_rate if is_attention else self._vector_rate
-        compute_s = work.flops / (rate * fill) if fill else 0.0
+            alone_s = [self._matmul_s(each) for each in work.matmuls]
+            compute_s = sum(seconds for seconds, _ in alone_s)
+            fill = sum(seconds * share for seconds, share in alone_s) / compute_s if compute_s else 0.0
+        else:
+            fill = _fill(work.tiles, self.sms)
+            rate = self._attention_rate if is_attention else self._vector_rate
+            flops = work.flops + self._attention_ramp * work.flops_a_key
+            compute_s = flops / (rate * fill) if fill else 0.0
         active = self._usable * min(1.0, blocks / self.sms)
         reach = min(1.0, active / self._sms_to_fill_memory)
         in_l2 = work.activation_bytes <= self._l2_bytes * work.launches
-        dram_bytes = work.weight_bytes + work.kv_bytes + (0.0 if in_l2 else work.activation_bytes)
-        memory_s = (dram_bytes / self._bandwidth) / reach if reach else 0.0
-        if in_l2 and reach:
-            memory_s += work.activation_bytes / (self._l2_bandwidth * reach)
+        beside = work.activation_bytes - work.pointwise_bytes
+        first = self._moved(work.weight_bytes + work.kv_bytes, beside, in_l2, active, reach)
+        after = self._moved(0.0, work.pointwise_bytes, in_l2, active, reach)
         flops = work.flops if is_gemm or is_attention else 0.0
-        bw_s = dram_bytes / self._bandwidth
-        if compute_s >= memory_s:
+        if compute_s >= first.memory_s:
             sm_s = self._usable * fill * compute_s
-            return Roofline(compute_s, sm_s, bw_s, 0.0, 0.0, 0.0, sm_s, flops, dram_bytes, work.launches)
-        sm_s = min(active, self._sms_to_fill_memory) * memory_s
-        return Roofline(0.0, 0.0, 0.0, memory_s, sm_s, bw_s, active * memory_s, flops, dram_bytes, work.launches)
+            first = Roofline(compute_s, sm_s, first.memory_bw_s, 0.0, 0.0, 0.0, sm_s, 0.0, first.dram_bytes)
+        return first.plus(after)._replace(flops=flops, launches=work.launches)
+
+    def _matmul_s(self, matmul: Matmul) -> tuple[float, float]:
+        """Seconds of its launches at full clock, and the share of the SMs that hold a block meanwhile.
+
+        A block is some k-steps, and a beginning and an end without any that take as long as `gemm_ramp` of its depth.
+        """
+        fill = max(_fill(matmul.tiles * pieces, self.sms) for pieces in {1, 2, self._splits})
+        if not fill:
+            return 0.0, 0.0
+        return matmul.flops * (1 + self._gemm_ramp / matmul.depth) / (self._gemm_rate * fill), fill
+
+    def _moved(self, kept_bytes: float, activation_bytes: float, in_l2: bool, active: float, reach: float) -> Roofline:
+        """What moving takes: `kept_bytes` and, where they do not stay in L2, activations from device memory."""
+        dram_bytes = kept_bytes + (0.0 if in_l2 else activation_bytes)
+        if not reach:
+            return Roofline(dram_bytes=dram_bytes)
+        memory_s = dram_bytes / self._bandwidth + (activation_bytes / self._l2_bandwidth if in_l2 else 0.0)
+        memory_s /= reach
+        sm_s = active * memory_s
+        bw_s = dram_bytes / self._bandwidth
+        return Roofline(0.0, 0.0, 0.0, memory_s, sm_s, bw_s, active * memory_s, 0.0, dram_bytes)
 
 
 def _fill(tiles: float, sms: int) -> float:

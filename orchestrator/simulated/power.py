@@ -1,10 +1,10 @@
 """Power and clock of the simulated GPU: P = idle + active + compute + memory, and a cap that lowers the clock.
 
-Compute power is proportional to the FLOP rate, memory power to the bytes a second, and `active` to the time in which
-kernels run. With these three numbers the power of 22 kinds of steps, replayed by single engines on H200s at clocks from
-1,530 to 1,980 MHz, comes out within 6 %; energy a FLOP that falls with the clock fits worse. Every `power_interval` the
-cap sets the clock at which the load just seen would draw the limit. Work is counted when its step ends, so an interval
-also holds at least `STEPS_AN_INTERVAL` steps.
+Compute power is proportional to the FLOP rate and to the square of the clock, as the voltage goes with it; memory power
+to the bytes a second, and `active` to the time in which kernels run (`dashboards/power_law.py` fits the three to
+windows of single engines, and tries them on those of pairs). Every `power_interval` the cap sets the clock at which the
+load just seen would draw the limit. Work is counted when its step ends, so an interval also holds at least
+`STEPS_AN_INTERVAL` steps.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class PowerCap:
         compute = self._flops / (self.gpu.bf16_flops_per_s * seconds)
         memory_w = self.memory_w * self._bytes / (self.gpu.memory_bytes_per_s * seconds)
         fixed_w = self.gpu.idle_power_w + self.active_w * min(1.0, self._busy_s / seconds)
-        power_w = fixed_w + self.compute_w * compute + memory_w
+        power_w = fixed_w + self.compute_w * compute * self.clock**2 + memory_w
         self.readings.append(PowerReading(now, power_w, self.clock))
         if self.enabled and compute > 0:
-            # At another clock f the same load runs at compute * f / clock.
+            # At another clock f the same load runs at compute * f / clock, and a FLOP costs f^2.
             room_w = max(0.0, self.gpu.power_limit_w - fixed_w - memory_w)
-            clock = room_w / (self.compute_w * compute / self.clock)
+            clock = (room_w / (self.compute_w * compute / self.clock)) ** (1 / 3)
             self.clock = min(1.0, max(value("lowest_clock"), clock))
         self._flops = self._bytes = self._busy_s = 0.0
         self._since_s, self._steps = now, 0

@@ -1,0 +1,65 @@
+"""The simulated GPU's time of a step against steps of one kind that single engines ran: prefills and replays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from orchestrator.gpus import KINDS
+from orchestrator.simulated.kernels import StepCosts
+from orchestrator.store import ResultStore
+from workloads.architecture import Batch
+from workloads.catalogue import load_model
+
+H200 = KINDS["H200"]
+REFERENCE = Path(__file__).parent.parent / "reference"
+IDS = ["trial_id", "attempt_id", "window_index"]
+CELL = ["model", "kind", "context", "sweep"]
+
+
+@pytest.fixture(scope="module")
+def steps() -> pl.DataFrame:
+    """A row a kind of step: CELL, `step_s` while the GPU was active, `tokens`, `sequences`, `clock` of the boost clock.
+
+    Served prefills whose steps are full, and replayed steps; certified windows of single engines on H200s.
+    """
+    stores = [ResultStore.open(str(REFERENCE / name), create=False) for name in ("h200", "h200-pair")]
+    trials, windows, samples = (
+        pl.concat([store.read(table) for store in stores]) for table in ("trials", "windows", "samples")
+    )
+    own = trials.filter(engines=1, sharing="single", outcome="ok").select(
+        *IDS[:2], "model", "kind", "sweep", context="prompt_tokens"
+    )
+    seen = windows.filter("certified").rename({"prompt_tokens": "prompt_sum"}).join(own, on=IDS[:2])
+    step = pl.col("duration_s") * pl.col("gpu_active_share") / pl.col("steps")
+    served = seen.filter(kind="prefill").with_columns(step_s=step, tokens=pl.col("prompt_sum") / pl.col("steps"))
+    served = served.filter(pl.col("tokens") > 8000).with_columns(sequences=pl.col("tokens") / pl.col("context"))
+    facts = samples.filter(source="engine0.step").pivot(on="metric", index=IDS, values="value")
+    replayed = seen.filter(pl.col("kind").str.ends_with("-replay")).join(facts, on=IDS)
+    columns = [*CELL, "step_s", "tokens", "sequences", pl.col("sm_clock_mhz") / H200.boost_clock_mhz]
+    every = pl.concat([served.select(columns), replayed.select(columns)])
+    return every.group_by(CELL).mean().sort(CELL).rename({"sm_clock_mhz": "clock"})
+
+
+def off(model: str, kind: str, context: int, step_s: float, tokens: float, sequences: float, clock: float) -> float:
+    """The logarithm of the modelled time over the measured one, at the clock of the measurement."""
+    count = round(sequences)
+    batch = Batch(count, count * (context + 1)) if kind == "decode-replay" else Batch(0, 0, ((context, 0),) * count)
+    cost = StepCosts(load_model(model), H200).exact(batch)
+    seconds = cost.compute_s / clock + cost.memory_s + cost.gap_s
+    return float(np.log(seconds / step_s * tokens / batch.tokens))
+
+
+def test_steps_of_single_engines_take_the_time_that_the_model_says(steps: pl.DataFrame) -> None:
+    assert steps["model"].n_unique() >= 4 and steps["clock"].min() < 0.8 < 0.99 < steps["clock"].max()  # type: ignore[operator]
+    logs = {
+        "decode": [off(**row) for row in steps.filter(kind="decode-replay").drop("sweep").iter_rows(named=True)],
+        "prefill": [off(**row) for row in steps.filter(kind="prefill-replay").drop("sweep").iter_rows(named=True)],
+        "served": [off(**row) for row in steps.filter(kind="prefill").drop("sweep").iter_rows(named=True)],
+    }
+    assert {name: len(each) >= 5 for name, each in logs.items()} == dict.fromkeys(logs, True)
+    for name, each in logs.items():
+        assert abs(np.mean(each)) < 0.04 and np.abs(each).max() < 0.1, (name, np.round(each, 3))
