@@ -14,6 +14,8 @@ MORE_BOOTS = (
     "{} there are: "
 )
 
+MORE_WINDOWS = "; more windows a repeat would help as much"
+
 
 def decide(rows: pl.DataFrame) -> pl.DataFrame:
     """Adds `verdict` with its ratio, interval and `reasons`; `judged` where nothing forbade a verdict.
@@ -115,7 +117,7 @@ def with_next_step(rows: pl.DataFrame) -> pl.DataFrame:
     more = pl.col("boots_wanted") - pl.col("boots")
     rows = rows.with_columns(gpu_minutes=more * (pl.col("measuring_s") + pl.col("booting_s")) / 60)
     noisy = (
-        pl.when(pl.col("noise_share") > 0.5).then(pl.lit("; more windows a repeat would help as much"))
+        pl.when(pl.col("noise_share") > 0.5).then(pl.lit(MORE_WINDOWS))
         .otherwise(pl.lit(""))
     )  # fmt: skip
     cost = pl.format(

@@ -16,8 +16,6 @@ import sys
 from collections.abc import Sequence
 
 import polars as pl
-from rich.console import Console
-from rich.table import Table
 
 from orchestrator import contrast, decision, grounds, multiplicity
 from orchestrator.core_speed import at_equal_speed
@@ -26,6 +24,7 @@ from orchestrator.errors import EXIT_OK, MpscapeError
 from orchestrator.gpu_level import over_gpus
 from orchestrator.records import Columns
 from orchestrator.store import ResultStore
+from orchestrator.verdict_table import print_verdicts
 
 KEY = ("sweep", "backend", "gpu_kind", "gpu_name", "model", "kind", "prompt_tokens", "output_tokens", "concurrency")
 COLUMNS: Columns = {
@@ -275,33 +274,7 @@ def show(verdicts: pl.DataFrame, form: str) -> None:
     elif form == "csv":
         print(verdicts.with_columns(pl.col("reasons").list.join("; ")).write_csv(), end="")
     else:
-        _show_table(verdicts.filter(metric="throughput"))
-
-
-def _show_table(verdicts: pl.DataFrame) -> None:
-    console = Console(markup=False, highlight=False)
-    if "view" not in verdicts.columns:
-        verdicts = verdicts.with_columns(view=pl.lit(""), setting=pl.lit(None, pl.String))
-    tables = ["view", "sweep", "backend", "gpu_name"]
-    for (view, sweep, backend, gpu), rows in verdicts.group_by(tables, maintain_order=True):
-        predicted = ": predictions of a model, not measurements" if backend == "simulated" else ""
-        matched = f", {view}" if view else ""
-        table = Table(title=f"{sweep} on {gpu}, {backend}{matched}{predicted}", title_justify="left")
-        for heading in ("model", "kind", "tokens in/out", "C", "arms", "ratio", "95 % interval", "verdict", "boots"):
-            table.add_column(heading, overflow="fold")
-        table.add_column("reasons and next step", overflow="fold", ratio=1)
-        for row in rows.iter_rows(named=True):
-            ratio = "none" if row["ratio"] is None else f"{row['ratio']:.3f}"
-            interval = "none" if row["ci_low"] is None else f"{row['ci_low']:.3f} to {row['ci_high']:.3f}"
-            why = "; ".join([*row["reasons"], *([row["next_step"]] if row["next_step"] else [])])
-            table.add_row(
-                row["model"], row["kind"], f"{row['prompt_tokens']}/{row['output_tokens']}",
-                row["setting"] or str(row["concurrency"]),
-                f"{row['arm']} / {row['baseline']}", ratio, interval, row["verdict"], str(row["boots"]), why,
-            )  # fmt: skip
-        console.print(table)
-    if verdicts.is_empty():
-        console.print("no verdicts: the store holds no repeat with two arms to compare")
+        print_verdicts(verdicts.filter(metric="throughput"))
 
 
 if __name__ == "__main__":
