@@ -54,7 +54,8 @@ def judge_views(
     # Views lay trials out anew, in cells that no sweep file has: whose boots were planned is settled before.
     if isinstance(planned_boots, pl.Expr):
         trials, planned_boots = trials.with_columns(planned_boots=planned_boots), pl.col("planned_boots")
-    total = judge(trials, windows, margin=margin, planned_boots=planned_boots)
+    by_total = {"equal_total", "per_engine"} & {*views}  # the two others are judged by frames of their own
+    total = judge(trials, windows, margin=margin, planned_boots=planned_boots) if by_total else VERDICTS.to_frame()
     rungs = ladder.settled(trials)
     made = {
         "equal_total": lambda: _shown(total, "equal_total", pl.lit(None, pl.String)),
