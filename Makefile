@@ -67,8 +67,12 @@ forecast: .venv/base.stamp ## the simulated GPU's landscapes on an H200, and how
 	$(BIN)/python -m dashboards.prediction $(UNTUNED) $(RESULTS)/untuned-simulated --page docs/simulation.md
 	$(BIN)/python -m dashboards.prediction $(TUNED) $(RESULTS)/forecast --page docs/simulation.md --table prediction_tuned
 
-# Most of the time goes into waiting for Ray to start and stop, so three workers keep two cores busy; a file's tests share
-# their cluster and stay together, and the files with the longest tests must not be left for last.
+# A run of the tests starts hundreds of Python processes. Where the environment asks for no bytecode on disk, each of them
+# would compile this project anew, and every worker all tests: half a second and eight seconds a time.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Three workers keep two cores busy, since much is waited for. tests/conftest.py says which files stay together on one,
+# to share a cluster or a page, and which come first.
 WORKERS := -n 3 --dist loadscope --no-loadscope-reorder
 
 test: .venv/dev.stamp ## the tests that need neither a GPU nor vLLM
