@@ -102,11 +102,6 @@ def test_a_job_runs_from_a_working_directory(tmp_path, job_head: Head, installed
     assert answer_of(ended.stdout)["ok"] == 2
 
 
-def test_a_cluster_that_knows_the_package_only_from_the_driver_s_folder(tmp_path, head: Head):
-    ended = sweep(write_spec(tmp_path, **ONE_CELL), "--store", tmp_path / "store", environment=head.environment())
-    assert ended.status == 0, ended.err
-
-
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory) -> Iterator[Head]:
     """A head without CPUs, which notices soon that a node is gone."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,9 @@ import pytest
 from orchestrator.expand import expand
 from orchestrator.spec import load_spec
 from orchestrator.store import ResultStore
+from orchestrator.sweep import main
 from orchestrator.tries import ATTEMPTS
-from tests.ray_head import REPOSITORY, Head, clean_environment
+from tests.ray_head import Head, clean_environment
 from tests.small_sweep import REPEATS, SPEC, TRIALS, Ended, commits, generations, sweep, verdict_table, write_spec
 
 MPS2 = SPEC["arms"]["mps2"]
@@ -22,6 +26,22 @@ GRID = SPEC["sweep"]["grid"]
 
 def of_grid(**axes: object) -> dict[str, object]:
     return {"sweep": {"grid": GRID | axes}}
+
+
+@pytest.fixture
+def here(monkeypatch, capsys) -> Iterator[Callable[..., Ended]]:
+    """The command line in this process: what ends before anything is started needs none of its own, which would import
+    for a second."""
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def ended(*arguments: str | Path) -> Ended:
+        status = main([str(argument) for argument in arguments])
+        return Ended(status, *capsys.readouterr())
+
+    yield ended
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.mark.parametrize(
@@ -36,9 +56,9 @@ def of_grid(**axes: object) -> dict[str, object]:
     ],
     ids=["unknown key", "wrong type", "negative tokens", "empty grid", "unknown model", "arm without engines"],
 )
-def test_a_bad_spec_is_named_with_its_line_and_nothing_is_made(tmp_path, changes, message):
+def test_a_bad_spec_is_named_with_its_line_and_nothing_is_made(tmp_path, here, changes, message):
     spec = write_spec(tmp_path, **changes)
-    ended = sweep(spec, "--store", tmp_path / "store")
+    ended = here(spec, "--store", tmp_path / "store")
     assert ended.status == 2 and ended.out == ""
     (line,) = ended.err.splitlines()
     assert line.startswith(f"error: {spec}:") and message in line
@@ -47,7 +67,8 @@ def test_a_bad_spec_is_named_with_its_line_and_nothing_is_made(tmp_path, changes
 
 def test_a_spec_that_is_not_there(tmp_path):
     ended = sweep(tmp_path / "none.yaml", "--store", tmp_path / "store")
-    assert ended.status == 2 and "none.yaml: cannot be read: No such file" in ended.err
+    assert ended.status == 2 and ended.out == "" and "Traceback" not in ended.err
+    assert "none.yaml: cannot be read: No such file" in ended.err
 
 
 @pytest.mark.parametrize(
@@ -60,22 +81,24 @@ def test_a_spec_that_is_not_there(tmp_path):
     ],
     ids=["under a file", "no name", "relative under a job", "unknown scheme"],
 )
-def test_a_store_that_cannot_be_used(tmp_path, store, changes, message):
+def test_a_store_that_cannot_be_used(tmp_path, here, monkeypatch, store, changes, message):
     (tmp_path / "file").write_text("in the way")
     spec, cwd = write_spec(tmp_path), tmp_path / "cwd"
     cwd.mkdir()
-    environment = clean_environment(PYTHONPATH=str(REPOSITORY), **changes)
-    ended = sweep(spec, "--store", store.format(tmp=tmp_path), environment=environment, cwd=cwd)
+    monkeypatch.chdir(cwd)
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    ended = here(spec, "--store", store.format(tmp=tmp_path))
     assert ended.status == 2 and ended.out == "" and message in ended.err and "Traceback" not in ended.err
     assert list(cwd.iterdir()) == []
 
 
-def test_a_store_of_a_newer_release(tmp_path):
+def test_a_store_of_a_newer_release(tmp_path, here):
     store = tmp_path / "store"
     ResultStore.open(str(store), create=True)
     marker = store / "mpscape.json"
     marker.write_text(json.dumps(json.loads(marker.read_text()) | {"schema_version": 99}))
-    ended = sweep(write_spec(tmp_path), "--store", store)
+    ended = here(write_spec(tmp_path), "--store", store)
     assert ended.status == 2 and "99" in ended.err and "upgrade" in ended.err
 
 
@@ -118,17 +141,23 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
-def test_more_repeats_than_the_file_says(tmp_path):
+def test_more_repeats_than_the_file_says(tmp_path, here):
     spec = write_spec(tmp_path)
-    more = sweep(spec, "--store", tmp_path / "store", "--dry-run", "--repeats", "5")
+    more = here(spec, "--store", tmp_path / "store", "--dry-run", "--repeats", "5")
     assert more.status == 0 and "20 trials in 10 repeats" in more.out
-    none = sweep(spec, "--store", tmp_path / "store", "--dry-run", "--repeats", "0")
+    none = here(spec, "--store", tmp_path / "store", "--dry-run", "--repeats", "0")
     assert none.status == 2 and "--repeats: input should be greater than or equal to 1, not 0" in none.err
     asked = load_spec(spec)
     assert [r.repeat_id for r in expand(asked.of_repeats(5), "simulated")][:6] == [
         r.repeat_id for r in expand(asked, "simulated")
     ]
     assert asked.of_repeats(5).text == asked.text
+
+
+def test_a_cluster_that_knows_the_package_only_from_the_driver_s_folder(tmp_path, head: Head):
+    spec = write_spec(tmp_path, repeats=1, **of_grid(prompt_tokens=[64]))
+    ended = sweep(spec, "--store", tmp_path / "store", environment=head.environment())
+    assert ended.status == 0, ended.err
 
 
 @pytest.fixture(scope="module")
