@@ -1,14 +1,22 @@
-"""With CI=true a skipped test fails the run unless .ci/allowed-skips.txt lists its reason."""
+"""Which tests share a worker, in which order, and what they share there.
+
+With CI=true a skipped test fails the run unless .ci/allowed-skips.txt lists its reason.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.ray_head import Head, ray_head
+
+if TYPE_CHECKING:
+    from orchestrator.store import ResultStore
 
 ALLOWED_SKIPS = Path(__file__).parent.parent / ".ci" / "allowed-skips.txt"
 
@@ -64,6 +72,60 @@ def pytest_configure(config: pytest.Config) -> None:
         allowed = allowed_reasons(ALLOWED_SKIPS.read_text(encoding="utf-8"))
         config.pluginmanager.register(SkipGate(allowed), "skip-gate")
 
+    config.pluginmanager.register(ByShare(), "by-share")
+
+
+# Files whose tests share a fixture of the session, which every worker that runs one of them would make anew.
+SHARES = {
+    "tests/test_kill.py": "head",
+    "tests/test_sweep.py": "head",
+    "tests/test_browser.py": "report",
+    "tests/test_report.py": "report",
+}
+# What takes longest begins first, so that no worker is left with it when the others have nothing left to do.
+FIRST = (
+    "tests/test_sweep.py",
+    "tests/test_kill.py",
+    "tests/test_ray_cluster.py",
+    "tests/test_report.py",
+    "tests/test_browser.py",
+    "tests/test_mps.py",
+    "tests/test_store.py",
+    "tests/test_host_claims.py",
+    "tests/test_findings.py",
+    "tests/test_half_chapter.py",
+    "tests/test_views.py",
+    "tests/test_verdicts.py",
+    "tests/test_sequential.py",
+    "tests/test_claims.py",
+    "tests/test_guardian.py",
+    "tests/test_guardian_ray.py",
+    "tests/test_store_bucket.py",
+)
+
+
+def file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+class ByFile(LoadScopeScheduling):
+    """Gives a worker whole files, or all files that share something."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return SHARES.get(file_of(nodeid), file_of(nodeid))
+
+
+class ByShare:
+    """The order of the files, and which of them go to one worker."""
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        ranks = {file: rank for rank, file in enumerate(FIRST)}
+        items.sort(key=lambda item: ranks.get(file_of(item.nodeid), len(FIRST)))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: object) -> LoadScopeScheduling | None:
+        return ByFile(config, log) if config.getvalue("dist") == "loadscope" else None
+
 
 @pytest.fixture(scope="session")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
@@ -73,3 +135,14 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """
     with ray_head(tmp_path_factory.mktemp("home"), cpus=4) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> tuple[ResultStore, str]:
+    """The synthetic landscape's store, to be read only, and its report."""
+    # Plotly takes long to import, and few tests need it.
+    from dashboards.report import report
+    from tests.synthetic_landscape import landscape, store_of
+
+    store = store_of(tmp_path_factory.mktemp("synthetic"), *landscape())
+    return store, report(store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from orchestrator.trial import Measurement, canonical_json, fingerprint
 
 SIZES = {"Qwen/Qwen2.5-0.5B": 0.5, "Qwen/Qwen2.5-1.5B": 1.5, "Qwen/Qwen2.5-3B": 3.1, "Qwen/Qwen2.5-7B": 7.6}
 CONTEXTS = (128, 512, 2048, 8192)
+SPEC = "name: synthetic  # <b>as it was run</b>\n"
 ARMS = (("single", "single", 1), ("timesliced2", "timesliced", 2), ("mps2", "mps", 2))
 
 
@@ -173,3 +175,11 @@ def write(store: ResultStore, trials: pl.DataFrame, windows: pl.DataFrame) -> No
     for (sweep, repeat_id, attempt_id), rows in trials.group_by("sweep", "repeat_id", "attempt_id"):
         own = windows.filter(pl.col("trial_id").is_in(rows["trial_id"].implode()))
         store.write_repeat(sweep, repeat_id, attempt_id, {"trials": rows, "windows": own}, generation=1)
+
+
+def store_of(folder: Path, trials: pl.DataFrame, windows: pl.DataFrame) -> ResultStore:
+    """A store in `folder` with the frames and a sweep file that is hostile to HTML."""
+    store = ResultStore.open(str(folder), create=True)
+    write(store, trials, windows)
+    store.write_spec("synthetic", "0123456789abcdef", SPEC)
+    return store

@@ -11,16 +11,17 @@ import polars as pl
 import pytest
 
 from dashboards import report
-from tests.synthetic_landscape import landscape
-from tests.test_report import Tags, store_of, words
+from orchestrator.store import ResultStore
+from tests.synthetic_landscape import landscape, store_of
+from tests.test_report import Tags, words
 
 CHROMIUM = shutil.which("chromium")
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror="document.title=1">-3B'
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return report.report(store_of(tmp_path_factory.mktemp("store"), *landscape()))
+@pytest.fixture
+def page(synthetic: tuple[ResultStore, str]) -> str:
+    return synthetic[1]
 
 
 def browse(file: Path, *flags: str, dark: bool = False) -> tuple[str, list[str]]:

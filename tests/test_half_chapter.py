@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import polars as pl
@@ -15,8 +14,8 @@ from dashboards.app.site import Place
 from dashboards.half_chapter import gains_by_halves, steps_by_part
 from dashboards.world import World, split
 from orchestrator.store import ResultStore
-from tests.synthetic_landscape import landscape
-from tests.test_report import Tags, store_of
+from tests.synthetic_landscape import landscape, store_of
+from tests.test_report import Tags
 from workloads.variants import VARIANTS
 
 MODEL = "Qwen/Qwen2.5-3B"
@@ -43,6 +42,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
 
 
 @pytest.fixture(scope="module")
+def page(store: ResultStore) -> str:
+    return report.report(store)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report on the same model without halves of it, as served."""
+    return report.report(store_of(tmp_path_factory.mktemp("whole"), *landscape(models=(MODEL,))))
+
+
+@pytest.fixture(scope="module")
 def world(store: ResultStore) -> World:
     (world,) = split(store.read("trials"), store.read("windows"))
     return world
@@ -58,29 +68,26 @@ def test_one_figure_a_model_load_and_pair(world: World) -> None:
     assert len({tuple(trace.y) for trace in figure.data}) == 1
 
 
-def test_a_sweep_without_variants_has_no_such_figure(tmp_path: Path) -> None:
+def test_a_sweep_without_variants_has_no_such_figure(whole: str) -> None:
     (plain,) = split(*landscape(models=(MODEL,)))
     assert gains_by_halves(plain) == {}
-    assert "halves" not in Tags(report.report(store_of(tmp_path, *landscape(models=(MODEL,))))).ids
+    assert "halves" not in Tags(whole).ids
 
 
 def test_a_prediction_has_no_profile(world: World, store: ResultStore) -> None:
     assert world.simulated and steps_by_part(world, store) == {}
 
 
-def test_the_report_has_a_section(store: ResultStore) -> None:
-    page = report.report(store)
+def test_the_report_has_a_section(page: str) -> None:
     assert {"halves", "halves-gain"} <= set(Tags(page).ids)
     assert "full model: " in page and all(f"{variant}: " in page for variant in VARIANTS)
 
 
-def test_replayed_steps_have_no_latency_and_no_host_to_speak_of(store: ResultStore, tmp_path: Path) -> None:
-    page = report.report(store)
+def test_replayed_steps_have_no_latency_and_no_host_to_speak_of(page: str, whole: str) -> None:
     assert "latency" not in Tags(page).ids
     assert "splitting the batch (timesliced2 / single)" in page and "host parallelism" not in page
-    served = report.report(store_of(tmp_path, *landscape(models=(MODEL,))))
-    assert "latency" in Tags(served).ids
-    assert "host parallelism (timesliced2 / single)" in served and "splitting the batch" not in served
+    assert "latency" in Tags(whole).ids
+    assert "host parallelism (timesliced2 / single)" in whole and "splitting the batch" not in whole
 
 
 def test_the_app_shows_them_with_the_ablations(world: World, store: ResultStore) -> None:

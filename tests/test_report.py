@@ -16,9 +16,7 @@ from dashboards import report, theme
 from dashboards.page import Page
 from orchestrator.store import ResultStore
 from orchestrator.verdicts import judge
-from tests.synthetic_landscape import landscape, write
-
-SPEC = "name: synthetic  # <b>as it was run</b>\n"
+from tests.synthetic_landscape import landscape, store_of, write
 
 
 class Tags(HTMLParser):
@@ -40,21 +38,14 @@ class Tags(HTMLParser):
         return sum(kind in (attributes.get("class") or "").split() for _, attributes in self.attributes)
 
 
-def store_of(folder: Path, trials: pl.DataFrame, windows: pl.DataFrame) -> ResultStore:
-    store = ResultStore.open(str(folder), create=True)
-    write(store, trials, windows)
-    store.write_spec("synthetic", "0123456789abcdef", SPEC)
-    return store
+@pytest.fixture
+def store(synthetic: tuple[ResultStore, str]) -> ResultStore:
+    return synthetic[0]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
-    return store_of(tmp_path_factory.mktemp("store"), *landscape())
-
-
-@pytest.fixture(scope="module")
-def page(store: ResultStore) -> str:
-    return report.report(store)
+@pytest.fixture
+def page(synthetic: tuple[ResultStore, str]) -> str:
+    return synthetic[1]
 
 
 def words(text: str) -> str:
