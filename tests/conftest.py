@@ -131,9 +131,9 @@ class ByShare:
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """A running Ray cluster for the tests that can share one, since to start Ray takes seconds.
 
-    Ray counts four CPUs, whatever the machine has: enough for the hosts of two small sweeps at once.
+    Ray counts two CPUs, whatever the machine has: a sweep starts as many hosts, and each imports for two seconds.
     """
-    with ray_head(tmp_path_factory.mktemp("home"), cpus=4) as running:
+    with ray_head(tmp_path_factory.mktemp("home"), cpus=2) as running:
         yield running
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.process import ProcessIdentity, carrying, wait_gone
 from orchestrator.store import ResultStore
-from tests.ray_head import LIMIT_S, MARK, Head, clean_environment, end_marked
+from tests.ray_head import LIMIT_S, MARK, Head, clean_environment, end_marked, ray_node
 from tests.small_sweep import (
     REPEATS,
     TRIALS,
@@ -110,7 +110,11 @@ def hosts_of(head: Head) -> set[ProcessIdentity]:
 @pytest.mark.long
 def test_two_drivers_on_one_store_lose_nothing_and_mix_nothing(tmp_path, head: Head, undisturbed):
     spec, store = write_spec(tmp_path, **SLOW), tmp_path / "store"
-    with started(spec, store, head.environment()) as one, started(spec, store, head.environment()) as other:
+    with (
+        ray_node(head, cpus=2),  # room for the hosts of both
+        started(spec, store, head.environment()) as one,
+        started(spec, store, head.environment()) as other,
+    ):
         ends = [process.communicate(timeout=LIMIT_S) for process in (one, other)]
     assert (one.returncode, other.returncode) == (0, 0), ends
     assert ends[0][0] == ends[1][0] != ""
