@@ -18,6 +18,8 @@ from orchestrator.store import ResultStore
 from orchestrator.verdicts import judge
 from tests.synthetic_landscape import landscape, store_of, write
 
+SMALL = ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-3B")  # models, where it does not matter how many there are
+
 
 class Tags(HTMLParser):
     """Collects every tag's attributes, and the ids."""
@@ -72,14 +74,14 @@ def test_every_part_of_a_prediction_says_so(page: str) -> None:
 
 
 def test_a_measured_store_never_says_simulated(tmp_path: Path) -> None:
-    text = report.report(store_of(tmp_path, *landscape(backend="vllm", contexts=(128, 512))))
+    text = report.report(store_of(tmp_path, *landscape(SMALL, backend="vllm", contexts=(128, 512))))
     assert "SIMULATED" not in text
     assert "synthetic on H100, backend vllm" not in words(text)  # one world needs no heading of its own
 
 
 def test_measurement_and_prediction_stand_apart(tmp_path: Path) -> None:
-    store = store_of(tmp_path, *landscape(contexts=(128, 512)))
-    trials, windows = landscape(backend="vllm", contexts=(128, 512), seed=8)
+    store = store_of(tmp_path, *landscape(SMALL, contexts=(128, 512)))
+    trials, windows = landscape(SMALL, backend="vllm", contexts=(128, 512), seed=8)
     renamed = [pl.col(name) + "v" for name in ("repeat_id", "trial_id", "attempt_id")]
     write(store, trials.with_columns(renamed), windows.with_columns(renamed[1:]))
     text = words(report.report(store))
