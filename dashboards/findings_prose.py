@@ -63,7 +63,8 @@ rules those windows would have said what stands here; the claims above do not co
 
 LANDSCAPE_NOTE = """Ratios of throughput with 95 % intervals over boots, and the verdict. The gain is the product of
 host parallelism and kernel overlap. Where `engine_core` bounds the single engine, the GPU waits for the host, and a
-second process helps without MPS, too. Counters and bounds are those of certified windows.
+second process helps without MPS, too. Counters and bounds are those of certified windows. Padding fills steps up to the
+sizes of their CUDA graphs; windows from before it was counted have none.
 """
 
 SUSTAINED_NOTE = """One window of a minute a model and arm, beside the short windows of the same cells: whether a GPU

@@ -14,12 +14,12 @@ SWEEPS = ("scaling-landscape", "prefill-landscape")
 KEY = ["sweep", "gpu_kind", "model", "kind", "prompt_tokens", "output_tokens", "concurrency", "residency"]
 PAIRS = (("mps2", "single"), ("timesliced2", "single"), ("mps2", "timesliced2"))
 ACTIVE = ("sm_active_share", "tensor_active_share", "dram_active_share")
-COUNTERS = ("power_capped_share", "steps_eager_share", *ACTIVE)
+COUNTERS = ("power_capped_share", "steps_eager_share", "steps_padding_share", *ACTIVE)
 HEAD = (
     *("model", "load", "context", "clients", "gain: mps2 / single", "host parallelism: timesliced2 / single"),
     *("kernel overlap: mps2 / timesliced2", "boots", "single mostly bound by", "mps2 mostly bound by"),
     *("power-capped, single", "power-capped, mps2", "SM, tensor, DRAM active, single"),
-    *("steps without a graph, single", "mps2"),
+    *("steps without a graph, single", "mps2", "padding, single", "mps2"),
 )
 
 
@@ -66,7 +66,7 @@ def _row(
         *(arm.get("bound_by") or "-" for arm in (single, mps)),
         *(_percent(arm.get("power_capped_share")) for arm in (single, mps)),
         ", ".join(_percent(single.get(name)) for name in ACTIVE),
-        *(_percent(arm.get("steps_eager_share")) for arm in (single, mps)),
+        *(_percent(arm.get(name)) for name in ("steps_eager_share", "steps_padding_share") for arm in (single, mps)),
     )
 
 

@@ -67,6 +67,7 @@ def counters(sweep: str, arms: tuple[str, ...], share: Callable[[Cell, str], flo
                 windows.append(
                     {"trial_id": name, "attempt_id": "a", "boot_id": f"{cell.model} {boot} {arm}", "certified": True}
                     | {"bound_by": "engine_core", "power_capped_share": 0.25, "steps_eager_share": 0.75}
+                    | {"steps_padding_share": 0.125 if arm == "single" else None}
                     | {counter: share(cell, arm) + off for counter in COUNTERS}
                 )
     return _filled(pl.DataFrame(trials), TRIALS), _filled(pl.DataFrame(windows), WINDOWS)
@@ -322,7 +323,7 @@ def test_the_landscape_in_order_without_other_sweeps_and_predictions() -> None:
     ]
     assert cells[0][4:] == [
         "1.900 (1.890 to 1.910) wins", "-", "-", "3", "engine_core", "engine_core", "25 %", "25 %", "40 %, 40 %, 40 %",
-        "75 %", "75 %",
+        "75 %", "75 %", "12 %", "-",
     ]  # fmt: skip
     assert len(landscape_table(VERDICTS.to_frame(), *NOTHING).splitlines()) == 2
 
