@@ -1,8 +1,9 @@
 """What settings of the single engine give, and which the landscapes take: by `sweeps/tune-*.yaml`, stage after stage.
 
 A later stage starts from what the one before it chose. The rule of each: the arm with the largest geometric mean, over
-the cells in which every arm was measured, of its ratio of throughput to the baseline. It chooses a setting and claims
-nothing of another one; the intervals are in the table.
+the cells in which every arm was measured, of its ratio of throughput to the baseline, if it is ahead of that by more
+than the margin of a tie, and otherwise the baseline. It chooses a setting and claims nothing of another one; the
+intervals are in the table.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from dashboards.claim_cells import KEY
 from dashboards.findings_tables import cell_words, interval_words, table
 
 STAGES = ("tune-baseline", "tune-graphs")
+# What two settings must differ by to matter to anyone: the sweeps' default `tie_margin`.
+MARGIN = 0.02
 HEAD = (
     *("model", "cell, clients", "arm", "tokens/s", "over {baseline}", "95 % interval", "boots"),
     *("steps without a graph", "padding", "core speed, Mops"),
@@ -36,7 +39,8 @@ class Choice:
 
     @property
     def best(self) -> str:
-        return max(self.means, key=lambda arm: (self.means[arm], arm))
+        first = max(self.means, key=lambda arm: (self.means[arm], arm))
+        return first if self.means[first] > 1 + MARGIN else self.baseline
 
     @property
     def words(self) -> str:

@@ -55,13 +55,17 @@ class World:
 
 
 def split(trials: pl.DataFrame, windows: pl.DataFrame, views: pl.DataFrame | None = None) -> list[World]:
-    """One world a sweep, backend and GPU kind, measurements before predictions; views: where judged already."""
+    """One world a sweep, backend and GPU kind: measurements before predictions, then those with the most cells first.
+
+    views: where judged already.
+    """
     key = ["sweep", "backend", "gpu_kind"]
     measured = cells.measured(trials, windows)
     judged = judge_views(trials, windows) if views is None else views
-    found = sorted(trials.select(key).unique().rows(), key=lambda k: (k[1] == "simulated", k))
+    sizes = trials.group_by(key).agg(pl.struct("model", "kind", "prompt_tokens", "concurrency").n_unique()).rows()
+    found = sorted(sizes, key=lambda world: (world[1] == "simulated", -world[3], world))
     worlds = []
-    for sweep, backend, gpu_kind in found:
+    for sweep, backend, gpu_kind, _ in found:
         mine = dict(zip(key, (sweep, backend, gpu_kind), strict=True))
         frames = [frame.filter(**mine) for frame in (trials, measured, judged)]
         worlds.append(World(sweep, backend, gpu_kind, frames[0], frames[1], frames[2], windows))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
 from tests.ray_head import Head, ray_head
 
@@ -75,13 +74,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(ByShare(), "by-share")
 
 
-# Files whose tests share a fixture of the session, which every worker that runs one of them would make anew.
-SHARES = {
-    "tests/test_kill.py": "head",
-    "tests/test_sweep.py": "head",
-    "tests/test_browser.py": "report",
-    "tests/test_report.py": "report",
-}
 # What takes longest begins first, so that no worker is left with it when the others have nothing left to do.
 FIRST = (
     "tests/test_sweep.py",
@@ -104,27 +96,21 @@ FIRST = (
 )
 
 
-def file_of(nodeid: str) -> str:
-    return nodeid.partition("::")[0]
-
-
-class ByFile(LoadScopeScheduling):
-    """Gives a worker whole files, or all files that share something."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return SHARES.get(file_of(nodeid), file_of(nodeid))
-
-
 class ByShare:
     """The order of the files, and which of them go to one worker."""
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         ranks = {file: rank for rank, file in enumerate(FIRST)}
-        items.sort(key=lambda item: ranks.get(file_of(item.nodeid), len(FIRST)))
+        items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(FIRST)))
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: object) -> LoadScopeScheduling | None:
-        return ByFile(config, log) if config.getvalue("dist") == "loadscope" else None
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: object) -> object | None:
+        if config.getvalue("dist") != "loadscope":
+            return None
+        # Only a run with workers needs xdist, and only such a run comes here.
+        from tests.by_file import ByFile
+
+        return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

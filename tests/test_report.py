@@ -14,6 +14,7 @@ import pytest
 
 from dashboards import report, theme
 from dashboards.page import Page
+from dashboards.world import split
 from orchestrator.store import ResultStore
 from orchestrator.verdicts import judge
 from tests.synthetic_landscape import landscape, store_of, write
@@ -168,3 +169,12 @@ def test_the_command_imports_neither_ray_nor_an_engine() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_measurements_come_first_and_of_those_the_sweep_with_the_most_cells() -> None:
+    trials, windows = landscape(SMALL, backend="vllm")
+    few = trials.filter(prompt_tokens=trials["prompt_tokens"].min()).with_columns(sweep=pl.lit("aaa"))
+    many = trials.with_columns(sweep=pl.lit("zzz"))
+    predicted = many.with_columns(backend=pl.lit("simulated"), sweep=pl.lit("a"))
+    worlds = split(pl.concat([predicted, few, many]), windows)
+    assert [(world.sweep, world.simulated) for world in worlds] == [("zzz", False), ("aaa", False), ("a", True)]
