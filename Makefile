@@ -52,20 +52,24 @@ export FREE_GPU_HINT
 dashboard: .venv/dash.stamp ## the measured record in the browser; STORE=... shows another store
 	$(BIN)/python -m dashboards.app $(STORE)
 
-# The landscapes as the simulated GPU has them, held against what is measured of them, and so is the part that was measured
-# with other settings.
+# The landscapes as the simulated GPU has them, held against what is measured of them, and so are the parts that were
+# measured with other settings.
 TUNED := reference/h200
+PIECES := reference/h200-pieces
 UNTUNED := reference/h200-untuned
 forecast: .venv/base.stamp ## the simulated GPU's landscapes on an H200, and how it does where there are measurements
-	rm -rf $(RESULTS)/forecast $(RESULTS)/untuned-simulated
+	rm -rf $(RESULTS)/forecast $(RESULTS)/pieces-simulated $(RESULTS)/untuned-simulated
 	run="$(BIN)/python -m orchestrator.sweep --backend simulated --gpu H200"
 	$$run sweeps/scaling-landscape.yaml --store $(RESULTS)/forecast
 	$$run sweeps/prefill-landscape.yaml --store $(RESULTS)/forecast
+	$$run $(PIECES)/specs/*/*.yaml --store $(RESULTS)/pieces-simulated
 	$$run $(UNTUNED)/specs/*/*.yaml --store $(RESULTS)/untuned-simulated
 	$(BIN)/python -m dashboards.picture $(RESULTS)/forecast --sweep scaling-landscape --arm mps2 -o docs/forecast.svg
 	$(BIN)/python -m dashboards.forecast $(RESULTS)/forecast --page docs/simulation.md
-	$(BIN)/python -m dashboards.prediction $(UNTUNED) $(RESULTS)/untuned-simulated --page docs/simulation.md
-	$(BIN)/python -m dashboards.prediction $(TUNED) $(RESULTS)/forecast --page docs/simulation.md --table prediction_tuned
+	hold="$(BIN)/python -m dashboards.prediction --page docs/simulation.md"
+	$$hold $(UNTUNED) $(RESULTS)/untuned-simulated
+	$$hold $(PIECES) $(RESULTS)/pieces-simulated --table prediction_pieces
+	$$hold $(TUNED) $(RESULTS)/forecast --table prediction_tuned
 
 # A run of the tests starts hundreds of Python processes. Where the environment asks for no bytecode on disk, each of them
 # would compile this project anew, and every worker all tests: half a second and eight seconds a time.

@@ -1,6 +1,7 @@
 """What a measured store says, as a page: written from the store by this command, so that it can be made again.
 
-    python -m dashboards.findings reference/h200 --again reference/h200-pair --untuned reference/h200-untuned \\
+    python -m dashboards.findings reference/h200 --again reference/h200-pair \\
+        --earlier reference/h200-untuned reference/h200-pieces \\
         --core-speeds reference/core-speeds-h200.parquet --kills reference/kills-h200.json -o docs/findings.md
 
 Every figure on the page is computed (dashboards/findings_tables.py,
@@ -27,6 +28,7 @@ from dashboards.findings_prose import (
     ALARM_NOTE,
     CLAIM_NOTE,
     COST_NOTE,
+    EARLIER_NOTE,
     GPU_NOTE,
     GRAPH_NOTE,
     HEAD,
@@ -40,11 +42,11 @@ from dashboards.findings_prose import (
     POWER_NOTE,
     RESIDENCY_NOTE,
     RESOURCE_NOTE,
+    SETTINGS_NOTE,
     SPEED_NOTE,
     SUSTAINED_NOTE,
     TAIL,
     TUNING_NOTE,
-    UNTUNED_NOTE,
     VERDICT_NOTE,
 )
 from dashboards.findings_tables import (
@@ -57,6 +59,8 @@ from dashboards.findings_tables import (
     time_spent,
     verdict_table,
 )
+from dashboards.gains_by_settings import SWEEP as SETTINGS_SWEEP
+from dashboards.gains_by_settings import gains_by_settings, graphs_in_words, means_in_words, settings_table
 from dashboards.host_claims import SCHEDULING
 from dashboards.kill_table import aftermath, kill_table
 from dashboards.landscape_tables import SWEEPS as LANDSCAPES
@@ -71,7 +75,16 @@ from dashboards.repeat_tables import (
     residency_table,
     side_by_side,
 )
-from dashboards.step_cost import engine_steps, fit, fitted_to, held_table, law_table, pairs, unseen_words
+from dashboards.step_cost import (
+    engine_steps,
+    fit,
+    fitted_to,
+    foretold_words,
+    held_table,
+    law_table,
+    pairs,
+    unseen_words,
+)
 from dashboards.step_parts import step_parts
 from dashboards.sustained import SWEEP as SUSTAINED
 from dashboards.sustained import sustained_table
@@ -84,7 +97,7 @@ from orchestrator.store import ResultStore
 # Their windows have tables of their own; means over the contexts of a landscape would say nothing.
 OWN_TABLES = {*LANDSCAPES, *ABLATIONS.values(), *STAGES, SUSTAINED}
 # Their baseline is one engine with graphs up to 1,024 tokens; that of `capture-size` has them up to 512.
-OPTION_SWEEPS = ("smoke-gpu", "controls", *STAGES)
+OPTION_SWEEPS = ("smoke-gpu", "controls", *STAGES, *LANDSCAPES)
 REFERENCE_CELL = {
     "model": "Qwen/Qwen2.5-1.5B", "kind": "prefill", "prompt_tokens": 512, "output_tokens": 1, "concurrency": 128,
 }  # fmt: skip
@@ -94,15 +107,15 @@ def page(
     store: ResultStore,
     source: str,
     again: ResultStore,
-    untuned: ResultStore,
+    earlier: Sequence[ResultStore],
     core_speeds: Path | None = None,
     kills: Path | None = None,
 ) -> str:
     """The findings of `store` as Markdown; `source` is how the reader names it. Raises StoreError.
 
-    again: a store with one sweep of `store`, run once more on several GPUs at once. untuned: a store with a landscape
-    measured before the engines' settings were chosen. core_speeds: a Parquet file of
-    (time_s, cpu, speed_mops), read on the idle machine. kills: as of `kill_table`.
+    again: a store with one sweep of `store`, run once more on several GPUs at once. earlier: stores with the landscape
+    measured with settings of the engines that were given up for better ones, oldest first. core_speeds: a Parquet file
+    of (time_s, cpu, speed_mops), read on the idle machine. kills: as of `kill_table`.
     """
     trials = store.read("trials")
     rows = store.read("windows")
@@ -135,10 +148,12 @@ def page(
             "\n## The scaling landscape\n",
             LANDSCAPE_NOTE,
             landscape_table(verdicts, trials, rows) if {*LANDSCAPES} & {*store.sweeps()} else NOT_YET,
-            "\n## The single engine's settings, and what an untuned one would have claimed\n",
+            "\n## The single engine's settings\n",
             TUNING_NOTE,
             *_tuning(verdicts, trials, rows),
-            _untuned(untuned),
+            "\n## What a second engine adds, by how well the first was set up\n",
+            *_by_settings([*earlier, store]),
+            *map(_earlier, earlier),
             "\n## A minute beside seconds\n",
             SUSTAINED_NOTE,
             sustained_table(trials, rows, samples_of(store, [SUSTAINED])) or NOT_YET,
@@ -155,12 +170,12 @@ def page(
             "\n## One engine, two speeds: the core under EngineCore\n",
             SPEED_NOTE.format(levels=speed_levels(core_speeds)),
             speed_table(others),
-            *_step_cost([store, again, untuned]),
+            *_step_cost([store, again, *earlier]),
             "\n## The same against the same\n",
             NOISE_NOTE,
             noise_table(trials, others.with_columns(rate=rate())),
             ALARM_NOTE,
-            false_alarms([store, again, untuned]),
+            false_alarms([store, again, *earlier]),
             "\n## An arm alone against the same arm among resident engines\n",
             RESIDENCY_NOTE,
             residency_table(residency(trials, rows)),
@@ -170,7 +185,7 @@ def page(
             "\n## Power\n",
             POWER_NOTE,
             power_table(others),
-            *_power_law([store, again, untuned]),
+            *_power_law([store, again, *earlier]),
             *_killed(kills),
             TAIL,
         ]
@@ -199,8 +214,8 @@ def _step_cost(stores: Sequence[ResultStore]) -> list[str]:
     if law is None or unseen.is_empty():
         return []
     title = "\n## What a step costs EngineCore\n"
-    return [title, COST_NOTE, law_table(law), HELD_NOTE, held_table(law, own), "", unseen_words(law, unseen), "",
-            held_table(law, unseen)]  # fmt: skip
+    return [title, COST_NOTE, law_table(law), "", foretold_words(own), HELD_NOTE, held_table(law, own), "",
+            unseen_words(law, unseen), "", held_table(law, unseen)]  # fmt: skip
 
 
 def _power_law(stores: Sequence[ResultStore]) -> list[str]:
@@ -209,11 +224,16 @@ def _power_law(stores: Sequence[ResultStore]) -> list[str]:
     return [] if law is None else [POWER_LAW_NOTE, power_law_table(law, seen)]
 
 
-def _untuned(store: ResultStore) -> str:
+def _by_settings(stores: Sequence[ResultStore]) -> list[str]:
+    rows = gains_by_settings([store for store in stores if SETTINGS_SWEEP in store.sweeps()])
+    return [SETTINGS_NOTE, means_in_words(rows), "", settings_table(rows)]
+
+
+def _earlier(store: ResultStore) -> str:
     trials, windows, verdicts = store.read("trials"), store.read("windows"), planned_verdicts(store)
     return "\n".join(
         [
-            UNTUNED_NOTE.format(source=Path(store.uri).name),
+            EARLIER_NOTE.format(source=Path(store.uri).name, graphs=graphs_in_words(trials)),
             time_spent(store) + "\n",
             claims_table(verdicts, trials, windows, step_parts(trials, windows, samples_of(store, [])), OF_MIXED),
             "",
@@ -253,15 +273,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dashboards.findings", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("store")
     parser.add_argument("--again", required=True, help="store with one of the sweeps, run once more elsewhere")
-    parser.add_argument("--untuned", required=True, help="store with a landscape from before the settings were chosen")
+    given_up = "stores with the landscape as measured with settings that were given up, oldest first"
+    parser.add_argument("--earlier", nargs="+", metavar="STORE", default=[], help=given_up)
     parser.add_argument("--core-speeds", type=Path, help="Parquet file of core speeds on the idle machine")
     parser.add_argument("--kills", type=Path, help="record of tests/test_kill_gpu.py")
     parser.add_argument("-o", "--output", type=Path, help="file to write (default: standard output)")
     options = parser.parse_args(arguments)
     try:
-        stores = (options.store, options.again, options.untuned)
-        store, again, untuned = (ResultStore.open(each, create=False) for each in stores)
-        text = page(store, options.store, again, untuned, options.core_speeds, options.kills) + "\n"
+        names = (options.store, options.again, *options.earlier)
+        store, again, *earlier = (ResultStore.open(name, create=False) for name in names)
+        text = page(store, options.store, again, earlier, options.core_speeds, options.kills) + "\n"
     except MpscapeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -12,7 +12,9 @@ What was run:
 """
 
 OPTIONS_NOTE = """What a second engine gives, beside what settings of one engine give in the same cell, the largest
-first. Each option is over one pinned engine with CUDA graphs up to 1,024 tokens, or that engine over one without it.
+first. Each option is over one pinned engine with CUDA graphs up to 1,024 tokens, or that engine over one without it; in
+`tune-graphs` over one with graphs up to 8,192 tokens, launched in pieces, and in `scaling-landscape` over one that has
+every step in one graph: there the second engine comes on top of the best setting.
 Where EngineCore bounds the one engine, whatever takes work off the host helps, and much of it costs nothing; where the
 power limit binds, nothing here helps much. One boot decides nothing: read it as where to look.
 """
@@ -56,9 +58,18 @@ Padding is the share of the tokens computed that only fills steps up to the size
 it was written down have none.
 """
 
-UNTUNED_NOTE = """
-Part of the landscape was measured before that, with graphs of up to 1,024 tokens in every arm (`{source}`). By the same
-rules those windows would have said what stands here; the claims above do not count them.
+SETTINGS_NOTE = """The same cells, clients, arms and rules, with the CUDA graphs of every engine as they were before
+tuning, as its first stage chose them, and as its last one did. A graph is captured up to so many tokens a step. `in
+pieces`: where a prompt is in the step, the host launches attention between pieces of a graph, layer by layer. `whole`:
+every step is one graph (`cudagraph_mode: FULL`). Where the gain falls from one row of a cell to the next, that much of
+it was the first engine's settings and not the second engine. Where `engine_core` bounds the one engine, its rate
+follows the speed of its core, which the host's other guests halve at times: rows whose speeds differ are not on equal
+terms, and more boots are what evens that out.
+"""
+
+EARLIER_NOTE = """
+With graphs `{graphs}` (`{source}`) the published claims would have come out as follows, by the same rules; the claims
+above do not count these windows.
 """
 
 LANDSCAPE_NOTE = """Ratios of throughput with 95 % intervals over boots, and the verdict. The gain is the product of
@@ -169,6 +180,6 @@ clock that it leaves is a little lower where the numbers are real.
 
 ## Not measured yet
 
-The landscapes with the settings chosen, sustained windows, a GPU with and without a busy neighbour, most of the
+Most of the landscapes with the settings chosen, sustained windows, a GPU with and without a busy neighbour, most of the
 ablations, and the published claims about host overhead and faults.
 """

@@ -1,8 +1,8 @@
 """What to try before a second engine, or with it: what each option gave, cell by cell, the largest first.
 
 Options are pairs of arms that differ in one thing. Some were measured the other way round, with the option taken away:
-their ratio is turned over, and so is its interval. Cells come from several sweeps, whose baseline is the same engine:
-one, pinned, with CUDA graphs up to 1,024 tokens.
+their ratio is turned over, and so is its interval. Cells come from several sweeps; the findings page says over which
+engine each was measured.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ class Option:
     away: bool = False
 
 
-OPTIONS = (
+SECOND_ENGINE = (
     Option("a second engine under MPS", "mps2", "single"),
     Option("a second engine, no MPS", "timesliced2", "single"),
+)
+OPTIONS = (
+    *SECOND_ENGINE,
     Option("graphs up to the largest step", "graphs-8192", "capture-1024"),
     Option("graph sizes with little padding", "graphs-dense", "graphs-8192"),
-    Option("the same, and steps with a prefill in one graph", "full-dense", "graphs-8192"),
+    Option("graph sizes with little padding, one graph for every step", "full-dense", "graphs-8192"),
     Option("async scheduling", "synchronous", "capture-1024", away=True),
     Option("steps of 8,192 tokens and graphs to 1,024, from 2,048 and 512", "untuned", "capture-1024", away=True),
     Option("pinning", "single-unpinned", "single", away=True),
@@ -43,10 +46,12 @@ OPTIONS = (
 
 
 def options_table(verdicts: pl.DataFrame, sweeps: Sequence[str]) -> str:
-    """Cells in which two options or more were measured. verdicts: throughput rows of `verdicts.judge`."""
+    """Cells in which a setting of one engine and something else were measured. verdicts: throughput rows of
+    `verdicts.judge`."""
     own = verdicts.filter(pl.col("sweep").is_in(sweeps), metric="throughput", backend="vllm").drop_nulls("ratio")
     found = pl.concat([_rows(own, option) for option in OPTIONS])
-    several = found.filter(pl.col("option").n_unique().over(KEY) > 1)
+    of_one_engine = ~pl.col("option").is_in([option.words for option in SECOND_ENGINE])
+    several = found.filter((pl.col("option").n_unique().over(KEY) > 1) & of_one_engine.any().over(KEY))
     order = [cells.by_size(several["model"]), *KEY[1:], "ratio", "sweep"]
     ordered = several.sort(order, descending=[False] * len(KEY) + [True, False])
     rows = [

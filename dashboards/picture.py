@@ -68,10 +68,10 @@ def _head(rows: pl.DataFrame, simulated: bool) -> list[str]:
     asked = f"{loads[0]:,}" if len(loads) == 1 else f"{loads[0]:,} to {loads[-1]:,}" if loads else "as many"
     where = f"{first['gpu_kind']}, {first['kind']} load, {asked} requests in flight"
     lines = [
-        _text(MARGIN, 42, f"{first['arm']} against {first['baseline']}: throughput", "", 22, weight=700),
-        _text(MARGIN, 66, f"{where}. Gain with its 95 % interval; hatched: undecided.", "muted", 14),
+        text_at(MARGIN, 42, f"{first['arm']} against {first['baseline']}: throughput", "", 22, weight=700),
+        text_at(MARGIN, 66, f"{where}. Gain with its 95 % interval; hatched: undecided.", "muted", 14),
     ]
-    return [*lines, _text(MARGIN, 92, theme.SIMULATED, "label", 15)] if simulated else lines
+    return [*lines, text_at(MARGIN, 92, theme.SIMULATED, "label", 15)] if simulated else lines
 
 
 def _map(
@@ -88,11 +88,11 @@ def _map(
     known = {(r["model"], r["prompt_tokens"]): r for r in rows.iter_rows(named=True)}
     for i, model in enumerate(models):
         y = top + i * CELL_HEIGHT
-        parts.append(_text(left - 12, y + CELL_HEIGHT / 2 + 5, labels[model], "", 14, "end"))
+        parts.append(text_at(left - 12, y + CELL_HEIGHT / 2 + 5, labels[model], "", 14, "end"))
         for j, context in enumerate(contexts):
             x, row = left + j * wide, known.get((model, context))
             if row is None:
-                parts.append(_text(x + wide / 2, y + CELL_HEIGHT / 2 + 5, "no ratio", "muted", 12, "middle"))
+                parts.append(text_at(x + wide / 2, y + CELL_HEIGHT / 2 + 5, "no ratio", "muted", 12, "middle"))
                 continue
             parts += _cell(row, x, y, wide, max(-1.0, min(1.0, math.log(row["ratio"]) / end)))
     return parts
@@ -113,8 +113,8 @@ def _cell(row: dict[str, Any], x: float, y: float, wide: float, gain: float) -> 
     interval = "one boot" if one_boot else theme.interval(row["ci_low"], row["ci_high"])
     return [
         *parts,
-        _text(middle, y + 26, head, text, 15, "middle", 700),
-        _text(middle, y + 41, interval, text, 11, "middle"),
+        text_at(middle, y + 26, head, text, 15, "middle", 700),
+        text_at(middle, y + 41, interval, text, 11, "middle"),
     ]
 
 
@@ -136,11 +136,11 @@ def _curves(
     def up(ratio: float) -> float:
         return float(top + PLOT_HEIGHT * (high - ratio) / (high - low))
 
-    parts = [_text(left, top - 14, "throughput ratio over context (log scale); grey: tie", "muted", 13)]
+    parts = [text_at(left, top - 14, "throughput ratio over context (log scale); grey: tie", "muted", 13)]
     for k in range(round((high - low) / step) + 1):
         y = up(low + k * step)
         parts.append(f'<path class="grid" d="M{left:.1f} {y:.1f}H{left + wide - 150:.1f}"/>')
-        parts.append(_text(left - 12, y + 4, f"×{low + k * step:.4g}", "muted", 12, "end"))
+        parts.append(text_at(left - 12, y + 4, f"×{low + k * step:.4g}", "muted", 12, "end"))
     parts.append(
         f'<rect class="band" x="{left:.1f}" width="{wide - 150:.1f}" y="{up(1 + margin):.1f}"'
         f' height="{up(1 - margin) - up(1 + margin):.1f}"/>'
@@ -171,12 +171,12 @@ def _end_labels(ends: list[tuple[float, str, str]], x: float) -> list[str]:
     for y, label, colour in sorted(ends):
         lowest = max(y + 4, lowest + 17)
         parts.append(f'<circle cx="{x:.1f}" cy="{lowest - 4:.1f}" r="4.5" fill="{colour}"/>')
-        parts.append(_text(x + 10, lowest, label, "", 13))
+        parts.append(text_at(x + 10, lowest, label, "", 13))
     return parts
 
 
 def _ticks(places: list[tuple[float, int]], y: float) -> list[str]:
-    return [_text(x, y, theme.tokens(context), "muted", 13, "middle") for x, context in places]
+    return [text_at(x, y, theme.tokens(context), "muted", 13, "middle") for x, context in places]
 
 
 def _colour(gain: float) -> tuple[str, str]:
@@ -190,7 +190,7 @@ def _colour(gain: float) -> tuple[str, str]:
     return "#" + "".join(f"{c:02x}" for c in rgb), "onlight" if luminance > 0.45 else "ondark"
 
 
-def _text(x: float, y: float, words: str, style: str, size: int, anchor: str = "start", weight: int = 400) -> str:
+def text_at(x: float, y: float, words: str, style: str, size: int, anchor: str = "start", weight: int = 400) -> str:
     kind = f' class="{style}"' if style else ""
     heavy = f' font-weight="{weight}"' if weight != 400 else ""
     return (

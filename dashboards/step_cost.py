@@ -34,6 +34,8 @@ REFERENCE_MOPS = 36.0
 GPU_WAITS_BELOW = 0.7
 # Boots left out one by one give the intervals: with fewer there is nothing to leave out.
 FEWEST_BOOTS = 4
+# A share of steps that moves no mean.
+FEW_STEPS = 0.05
 FEWEST_STEPS = 20
 TERMS = {
     "a": "a step of any kind: schedule, inputs, messages",
@@ -122,6 +124,11 @@ def pairs(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.filter("pinned", "asynchronous", pl.col("engines") > 1, bound_by="engine_core")
 
 
+def whole() -> pl.Expr:
+    """Whether all but a few steps were one CUDA graph each, so that the host launched next to nothing of a layer."""
+    return pl.col("pieces") + pl.col("eager") < FEW_STEPS
+
+
 def fit(rows: pl.DataFrame) -> Law | None:
     """Weighted least squares of relative errors; None for too few boots, or where the terms cannot be told apart."""
     boots = rows["boot_id"].unique().sort()
@@ -173,6 +180,21 @@ def unseen_words(law: Law, rows: pl.DataFrame) -> str:
     return (
         f"In {rows.height} windows of engines that share the GPU, which had no part in the fit, the law gives "
         f"{np.exp(ratio.mean()):.2f} times the step that was measured, with a scatter of {ratio.std():.0%}."
+    )
+
+
+def foretold_words(rows: pl.DataFrame) -> str:
+    """What the law of the windows whose steps were launched in pieces says of those with one graph for every step.
+
+    rows: of `fitted_to`. Empty where either kind is missing.
+    """
+    law, unseen = fit(rows.filter(~whole())), rows.filter(whole())
+    if law is None or unseen.is_empty():
+        return ""
+    ratio = np.log(law.step_s(unseen) / unseen["step_s"].to_numpy())
+    return (
+        f"Fitted without the {unseen.height} windows in which every step was one graph, it gives "
+        f"{np.exp(ratio.mean()):.2f} times the steps of those, with a scatter of {ratio.std():.0%}."
     )
 
 

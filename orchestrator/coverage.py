@@ -1,7 +1,7 @@
 """What the verdicts' claims are worth: the rules played over thousands of sweeps whose truth is planted.
 
-    python -m orchestrator.coverage reference/h200 reference/h200-untuned reference/h200-pair --noise-of smoke-gpu \\
-        --core-speeds reference/core-speeds-h200.parquet -o reference/coverage
+    python -m orchestrator.coverage reference/h200 reference/h200-untuned reference/h200-pieces reference/h200-pair \\
+        --noise-of smoke-gpu --core-speeds reference/core-speeds-h200.parquet -o reference/coverage
 
 Noise is `noise_fit.fit` of the first store's windows, rules are those of `replay`. Writes noise.json (every fitted
 parameter) and one CSV a question: coverage, equal_arms, recorded_equal_arms, power, cost, equal_speed. The same stores,

@@ -166,9 +166,21 @@ def test_the_products_of_a_layer_type_are_all_of_its_flops_and_tiles() -> None:
 
 def test_one_more_key_for_every_query_of_a_prefill() -> None:
     model = load_model("Qwen2.5-1.5B")
-    cached = [by_type(model, Batch(4, 40, ((300, past), (100, past))))["attention"] for past in (0, 1)]
+    cached = [by_type(model, Batch(0, 0, ((300, past), (100, past))))["attention"] for past in (0, 1)]
     assert cached[1].flops - cached[0].flops == cached[0].flops_a_key == cached[1].flops_a_key
     assert by_type(model, Batch(4, 40))["attention"].flops_a_key == 0
+
+
+@pytest.mark.parametrize(("name", "rows"), [("Qwen2.5-1.5B", 128), ("Qwen2.5-0.5B", 192)])
+def test_beside_a_prompt_decodes_are_attended_for_in_whole_tiles(name: str, rows: int) -> None:
+    model = load_model(name)
+    alone, beside = (by_type(model, Batch(4, 4 * 1000, prompts))["attention"] for prompts in ((), ((300, 0),)))
+    assert alone.idle_row_flops == 0
+    queries = model.attention_heads / model.kv_heads
+    assert beside.idle_row_flops == pytest.approx(alone.flops * (rows / queries - 1))
+    longer = by_type(model, Batch(4, 4 * 1001, ((300, 1),)))["attention"]
+    more = longer.flops + longer.idle_row_flops - beside.flops - beside.idle_row_flops
+    assert more == pytest.approx(beside.flops_a_key)
 
 
 def test_tiles_are_the_thread_blocks_of_one_launch() -> None:

@@ -15,6 +15,7 @@ from orchestrator.simulated.constants import CONSTANTS, value
 from orchestrator.store import ResultStore
 
 REFERENCE = Path(__file__).parent.parent / "reference"
+RECORDS = ("h200", "h200-pair", "h200-untuned", "h200-pieces")
 TRUE = (70.0, 650.0, 600.0)
 
 
@@ -69,7 +70,7 @@ def test_few_windows_windows_all_alike_and_two_kinds_of_gpu_give_no_law() -> Non
 
 
 def recorded() -> tuple[PowerLaw, pl.DataFrame]:
-    stores = [ResultStore.open(str(REFERENCE / name), create=False) for name in ("h200", "h200-pair", "h200-untuned")]
+    stores = [ResultStore.open(str(REFERENCE / name), create=False) for name in RECORDS]
     seen = pl.concat([power_windows(store.read("trials"), store.read("windows")) for store in stores])
     law = power_law(seen)
     assert law is not None
@@ -103,7 +104,7 @@ def test_the_simulated_gpu_draws_the_power_that_single_engines_drew(name: str) -
 
 @pytest.fixture(scope="module")
 def steps_of_the_record() -> pl.DataFrame:
-    stores = [ResultStore.open(str(REFERENCE / name), create=False) for name in ("h200", "h200-pair", "h200-untuned")]
+    stores = [ResultStore.open(str(REFERENCE / name), create=False) for name in RECORDS]
     return pl.concat([engine_steps(store.read("trials"), store.read("windows")) for store in stores])
 
 
@@ -122,14 +123,18 @@ def test_the_readme_s_law_of_a_step_stands_in_the_record(steps_of_the_record: pl
 
 def test_the_readme_says_of_the_predictions_what_their_table_says() -> None:
     text = " ".join((REFERENCE.parent / "README.md").read_text().split())
-    page = (REFERENCE.parent / "docs" / "forecast-version-3.md").read_text()
+    page = (REFERENCE.parent / "docs" / "forecast-version-5.md").read_text()
     (row,) = (line.split(" | ") for line in page.splitlines() if line.startswith("| gain | mps2 / single |"))
     _, _, cells, mean, scatter, *_ = row
     assert f"its gain was {mean} times the measured one, with a scatter of {float(scatter[:-2]):.0f} %" in text
     simulated = " ".join((REFERENCE.parent / "docs" / "simulation.md").read_text().split())
-    untuned, tuned = (line.split(" | ") for line in simulated.split("| gain | mps2 / single | ")[1:])
-    assert tuned[0] == cells
-    assert f"held against {tuned[0]} measured cells of four models and {untuned[0]} with other settings" in text
+    others = [line.split(" | ")[0] for line in simulated.split("| gain | mps2 / single | ")[1:]]
+    untuned, pieces, tuned = others
+    assert tuned == cells
+    told = (
+        f"held against {tuned} measured cells of three models, and against {pieces} and {untuned} with other settings"
+    )
+    assert told in text
 
 
 def test_the_simulated_host_takes_the_time_that_single_engines_took(steps_of_the_record: pl.DataFrame) -> None:

@@ -44,6 +44,49 @@ def steps() -> pl.DataFrame:
     return every.group_by(CELL).mean().sort(CELL).rename({"sm_clock_mhz": "clock"})
 
 
+@pytest.fixture(scope="module")
+def mixed() -> pl.DataFrame:
+    """A row a cell of the landscape whose single engine kept the GPU busy: its mean step while the GPU was active, the
+    sequences and whole prompts in it. Every step is one graph, so that there are no gaps between pieces."""
+    store = ResultStore.open(str(REFERENCE / "h200"), create=False)
+    sweep = "scaling-landscape"
+    own = store.read("trials", sweep).filter(arm="single", outcome="ok")
+    cell = own.select(*IDS[:2], "model", "output_tokens", context="prompt_tokens")
+    seen = store.read("windows", sweep).filter("certified", pl.col("gpu_active_share") > 0.7)
+    seen = seen.drop("prompt_tokens", "output_tokens").join(cell, on=IDS[:2])
+    step_s = pl.col("duration_s") / pl.col("steps")
+    means = seen.with_columns(
+        step_s=step_s * pl.col("gpu_active_share"),
+        prompts=pl.col("output_tokens_s") / pl.col("output_tokens") * step_s,
+        clock=pl.col("sm_clock_mhz") / H200.boost_clock_mhz,
+        sequences=pl.col("running_mean"),
+        filled=1 - pl.col("steps_padding_share"),
+    )
+    columns = ["step_s", "prompts", "sequences", "clock", "filled"]
+    return means.group_by("model", "context").agg(pl.col(columns).mean()).sort("model", "context")
+
+
+def off_mixed(
+    model: str, context: int, step_s: float, prompts: float, sequences: float, clock: float, filled: float
+) -> float:
+    """The logarithm of the modelled mean step over the measured one: steps with so many whole prompts as there are on
+    average, the next smaller and the next larger number in turn, the other sequences half through their answers."""
+    costs = StepCosts(load_model(model), H200)
+    decodes, fewer = round(sequences - prompts), int(prompts)
+    seconds = 0.0
+    for count, share in ((fewer, fewer + 1 - prompts), (fewer + 1, prompts - fewer)):
+        batch = Batch(decodes, decodes * (context + 64), ((context, 0),) * count)
+        cost = costs.exact(batch, round(batch.tokens / filled))
+        seconds += share * (cost.compute_s / clock + cost.memory_s + cost.gap_s)
+    return float(np.log(seconds / step_s))
+
+
+def test_mixed_steps_take_the_time_that_the_model_says(mixed: pl.DataFrame) -> None:
+    assert mixed.height >= 12 and mixed["model"].n_unique() >= 3
+    logs = [off_mixed(**row) for row in mixed.iter_rows(named=True)]
+    assert abs(np.mean(logs)) < 0.05 and np.abs(logs).max() < 0.1, np.round(logs, 3)
+
+
 def off(model: str, kind: str, context: int, step_s: float, tokens: float, sequences: float, clock: float) -> float:
     """The logarithm of the modelled time over the measured one, at the clock of the measurement."""
     count = round(sequences)

@@ -26,9 +26,8 @@ from workloads.variants import Variant, variant_of
 # Rows and columns of the output that one thread block of a GEMM makes: 128 x 128 in CUTLASS's Hopper example (48), and
 # in the middle of the tiles that cuBLAS picks from (NVIDIA, Matrix Multiplication Background User's Guide).
 GEMM_TILE = 128
-# Query rows of one thread block of FlashAttention-3 (hopper/tile_size.h) for head sizes of 128 to 256. It takes 192 for
-# 64, so that for Qwen2.5 0.5B and Llama 3.2 1B this overstates the blocks of a prefill by half.
-ATTENTION_TILE_ROWS = 128
+# Query rows of one thread block of FlashAttention-3 (hopper/tile_size.h), for head sizes of up to 64 and of more.
+NARROW_TILE_ROWS, TILE_ROWS = 192, 128
 # Keys of one split of a decode. Flash-Decoding (Dao et al., 2023) splits the context until the SMs are full, so this
 # bounds from above how many blocks there can be: a split of two key tiles of 128 is the shortest worth its reduction.
 DECODE_SPLIT_TOKENS = 256
@@ -92,7 +91,9 @@ class Work:
     weight_bytes, kv_bytes, activation_bytes: least traffic to device memory, each operand once;
     tiles: thread blocks of one launch (its independent parallel pieces), which says how many SMs it can fill;
     matmuls: those among its launches; pointwise_bytes: of activation_bytes, what kernels move that do little else, and
-    that run after the matmuls and not beside them; flops_a_key: what one more key for every query of a prefill adds.
+    that run after the matmuls and not beside them; flops_a_key: what one more key adds for every query of
+    a prefill, and for every row of the tiles of decodes beside it; idle_row_flops: what tensor cores do beside `flops`
+    for rows of tiles that hold no query.
     """
 
     layer_type: str
@@ -105,6 +106,7 @@ class Work:
     matmuls: tuple[Matmul, ...] = ()
     pointwise_bytes: float = 0.0
     flops_a_key: float = 0.0
+    idle_row_flops: float = 0.0
 
     @property
     def memory_bytes(self) -> float:
@@ -358,8 +360,14 @@ class Architecture:
         if not self._has_attention:
             return Work("attention", 0, 0.0, 0.0, 0.0, 0.0, 0.0)
         kinds = [(self.full_attention_layers, None), (self.layers - self.full_attention_layers, self.sliding_window)]
-        flops = kv_read = blocks = 0.0
+        flops = idle = kv_read = blocks = 0.0
         launches = 0
+        # Beside a prompt one launch attends for decodes, too, in tiles of its size: the query heads of one KV head are
+        # all that such a tile holds of a decode. Alone, decodes are bound by reading KV, whatever their tiles.
+        rows = NARROW_TILE_ROWS if self.head_dim <= 64 else TILE_ROWS
+        idle_rows = rows * self.kv_heads / self.attention_heads - 1 if batch.prefill else 0.0
+        beside = batch.decode_sequences * (1 + idle_rows) if batch.prefill else 0.0
+        tile_queries = beside + sum(new for new, _ in batch.prefill)
         for layers, window in kinds:
             if layers == 0:
                 continue
@@ -367,11 +375,12 @@ class Architecture:
             for new, cached in batch.prefill:
                 pairs += _causal_pairs(new, cached, window)
                 entries += new + (cached if window is None else min(cached, window - 1))
-                blocks += layers * ceil(new / ATTENTION_TILE_ROWS) * self.attention_heads
+                blocks += layers * ceil(new / rows) * self.attention_heads
             if batch.decode_sequences:
                 context = batch.decode_context_tokens / batch.decode_sequences
                 context = context if window is None else min(context, window)
                 pairs += batch.decode_sequences * context
+                idle += layers * 4.0 * self._query_size * idle_rows * batch.decode_sequences * context
                 entries += batch.decode_sequences * context
                 # The query heads of one KV head share a block, so that KV is read once (FlashAttention's pack_gqa).
                 splits = max(1, ceil(context / DECODE_SPLIT_TOKENS))
@@ -388,7 +397,8 @@ class Architecture:
             2.0 * self._kv_size * b * (kv_read + self.layers * tokens),
             2.0 * self.layers * tokens * (self._query_size + self._kv_size) * b,
             blocks / self.layers,
-            flops_a_key=4.0 * self._query_size * self.layers * sum(new for new, _ in batch.prefill),
+            flops_a_key=4.0 * self._query_size * self.layers * tile_queries,
+            idle_row_flops=idle,
         )
 
 

@@ -169,7 +169,7 @@ class StepCosts:
         else:
             fill = _fill(work.tiles, self.sms)
             rate = self._attention_rate if is_attention else self._vector_rate
-            flops = work.flops + self._attention_ramp * work.flops_a_key
+            flops = work.flops + work.idle_row_flops + self._attention_ramp * work.flops_a_key
             compute_s = flops / (rate * fill) if fill else 0.0
         active = self._usable * min(1.0, blocks / self.sms)
         reach = min(1.0, active / self._sms_to_fill_memory)
