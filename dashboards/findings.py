@@ -27,18 +27,15 @@ from dashboards.findings_prose import (
     AGAIN_NOTE,
     ALARM_NOTE,
     CLAIM_NOTE,
-    COST_NOTE,
     EARLIER_NOTE,
     GPU_NOTE,
     GRAPH_NOTE,
     HEAD,
-    HELD_NOTE,
     KILL_NOTE,
     LANDSCAPE_NOTE,
     NOISE_NOTE,
     OPTIONS_NOTE,
     PART_NOTE,
-    POWER_LAW_NOTE,
     POWER_NOTE,
     RESIDENCY_NOTE,
     RESOURCE_NOTE,
@@ -65,8 +62,8 @@ from dashboards.host_claims import SCHEDULING
 from dashboards.kill_table import aftermath, kill_table
 from dashboards.landscape_tables import SWEEPS as LANDSCAPES
 from dashboards.landscape_tables import landscape_table
+from dashboards.law_chapters import power_law_part, step_chapters
 from dashboards.options import options_table
-from dashboards.power_law import power_law, power_law_table, power_windows
 from dashboards.repeat_tables import (
     again_table,
     false_alarms,
@@ -74,16 +71,6 @@ from dashboards.repeat_tables import (
     noise_table,
     residency_table,
     side_by_side,
-)
-from dashboards.step_cost import (
-    engine_steps,
-    fit,
-    fitted_to,
-    foretold_words,
-    held_table,
-    law_table,
-    pairs,
-    unseen_words,
 )
 from dashboards.step_parts import step_parts
 from dashboards.sustained import SWEEP as SUSTAINED
@@ -170,7 +157,7 @@ def page(
             "\n## One engine, two speeds: the core under EngineCore\n",
             SPEED_NOTE.format(levels=speed_levels(core_speeds)),
             speed_table(others),
-            *_step_cost([store, again, *earlier]),
+            *step_chapters(store, [store, again, *earlier]),
             "\n## The same against the same\n",
             NOISE_NOTE,
             noise_table(trials, others.with_columns(rate=rate())),
@@ -185,7 +172,7 @@ def page(
             "\n## Power\n",
             POWER_NOTE,
             power_table(others),
-            *_power_law([store, again, *earlier]),
+            *power_law_part([store, again, *earlier]),
             *_killed(kills),
             TAIL,
         ]
@@ -206,22 +193,6 @@ def _tuning(verdicts: pl.DataFrame, trials: pl.DataFrame, windows: pl.DataFrame)
             said += [tuning_table(verdicts, trials, windows, stage), "", *([choice.words, ""] if choice else [])]
     taken = chosen(verdicts)
     return [*said, f"The landscapes take `{taken.best}`." if taken else ""]
-
-
-def _step_cost(stores: Sequence[ResultStore]) -> list[str]:
-    steps = pl.concat([engine_steps(store.read("trials"), store.read("windows")) for store in stores])
-    law, unseen = fit(own := fitted_to(steps)), pairs(steps)
-    if law is None or unseen.is_empty():
-        return []
-    title = "\n## What a step costs EngineCore\n"
-    return [title, COST_NOTE, law_table(law), "", foretold_words(own), HELD_NOTE, held_table(law, own), "",
-            unseen_words(law, unseen), "", held_table(law, unseen)]  # fmt: skip
-
-
-def _power_law(stores: Sequence[ResultStore]) -> list[str]:
-    seen = pl.concat([power_windows(store.read("trials"), store.read("windows")) for store in stores])
-    law = power_law(seen)
-    return [] if law is None else [POWER_LAW_NOTE, power_law_table(law, seen)]
 
 
 def _by_settings(stores: Sequence[ResultStore]) -> list[str]:

@@ -132,6 +132,16 @@ HELD_NOTE = """
 By cell: where the time of a step goes, by the law, and how far the law is from the clock.
 """
 
+PIPELINE_NOTE = """One engine of the landscape, every step one graph: do the law above, at its core's speed, and the
+time that the GPU needs for the same steps explain how fast it is? The GPU's part is arithmetic: the kernels of the
+simulated GPU (`docs/simulation.md`) at the clock of the window, with whole prompts coming independently of one another;
+nothing of it was fitted to these windows. vLLM keeps two steps in flight, so a step takes as long as the slower of the
+two parts, one by one and not on average (`dashboards/step_pipeline.py`). Steps with a prompt are long, and the GPU sets
+their pace; those without are short, and EngineCore does. That is what stands behind `unknown` as the bound of one
+engine: each waits for the other in turn, neither is busy for nine tenths of the time, and a second engine fills the
+gaps of both.
+"""
+
 NOISE_NOTE = """What differs here is nothing but chance: two windows of one arm, next to each other in one boot; two
 arms of one boot that differ in name alone (`single` and `single-again`); one arm in two boots. Where EngineCore bounds
 the rate, its core's speed is what moves; where the GPU's power limit does, hardly anything moves.
