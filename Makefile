@@ -58,18 +58,20 @@ TUNED := reference/h200
 PIECES := reference/h200-pieces
 UNTUNED := reference/h200-untuned
 forecast: .venv/base.stamp ## the simulated GPU's landscapes on an H200, and how it does where there are measurements
-	rm -rf $(RESULTS)/forecast $(RESULTS)/pieces-simulated $(RESULTS)/untuned-simulated
+	rm -rf $(addprefix $(RESULTS)/,forecast pieces-simulated untuned-simulated replays-simulated)
 	run="$(BIN)/python -m orchestrator.sweep --backend simulated --gpu H200"
 	$$run sweeps/scaling-landscape.yaml --store $(RESULTS)/forecast
 	$$run sweeps/prefill-landscape.yaml --store $(RESULTS)/forecast
 	$$run $(PIECES)/specs/*/*.yaml --store $(RESULTS)/pieces-simulated
 	$$run $(UNTUNED)/specs/*/*.yaml --store $(RESULTS)/untuned-simulated
+	for kind in decode prefill; do $$run sweeps/ablation-$$kind-replay.yaml --store $(RESULTS)/replays-simulated; done
 	$(BIN)/python -m dashboards.picture $(RESULTS)/forecast --sweep scaling-landscape --arm mps2 -o docs/forecast.svg
 	$(BIN)/python -m dashboards.forecast $(RESULTS)/forecast --page docs/simulation.md
 	hold="$(BIN)/python -m dashboards.prediction --page docs/simulation.md"
 	$$hold $(UNTUNED) $(RESULTS)/untuned-simulated
 	$$hold $(PIECES) $(RESULTS)/pieces-simulated --table prediction_pieces
 	$$hold $(TUNED) $(RESULTS)/forecast --table prediction_tuned
+	$$hold $(TUNED) $(RESULTS)/replays-simulated --table prediction_replays
 
 # A run of the tests starts hundreds of Python processes. Where the environment asks for no bytecode on disk, each of them
 # would compile this project anew, and every worker all tests: half a second and eight seconds a time.

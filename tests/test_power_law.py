@@ -128,11 +128,14 @@ def test_the_readme_says_of_the_predictions_what_their_table_says() -> None:
     _, _, cells, mean, scatter, *_ = row
     assert f"its gain was {mean} times the measured one, with a scatter of {float(scatter[:-2]):.0f} %" in text
     simulated = " ".join((REFERENCE.parent / "docs" / "simulation.md").read_text().split())
-    others = [line.split(" | ")[0] for line in simulated.split("| gain | mps2 / single | ")[1:]]
-    untuned, pieces, tuned = others
-    assert tuned == cells
+    tables = [line.split(" | ") for line in simulated.split("| gain | mps2 / single | ")[1:]]
+    untuned, pieces, tuned, _ = tables
+    assert tuned[0] == cells
+    scatters = sorted(float(table[2].split()[0]) for table in (tuned, pieces, untuned))
     told = (
-        f"held against {tuned} measured cells of three models, and against {pieces} and {untuned} with other settings"
+        f"held against {tuned[0]} measured cells of three models, and against {pieces[0]} and {untuned[0]} with other "
+        f"settings: its gain is {tuned[1]}, {pieces[1]} and {untuned[1]} times the measured one, with scatters of "
+        f"{scatters[0]:.0f} to {scatters[-1]:.0f} %"
     )
     assert told in text
 

@@ -34,8 +34,8 @@ def cost_of(sms=None, **work) -> StepCost:
     return StepCosts(OneKernel(**work), H200, sms).exact(BATCH)
 
 
-def step(compute_s=0.0, memory_s=0.0, gap_s=0.0, compute_sm=1.0, memory_bw=1.0) -> Job:
-    cost = StepCost(compute_s, memory_s, gap_s, compute_sm, 0.0, 0.5, memory_bw, 0.0, 0.0, 0.0, 1, 0)
+def step(compute_s=0.0, memory_s=0.0, gap_s=0.0, compute_sm=1.0, memory_bw=1.0, gap_sm=0.0) -> Job:
+    cost = StepCost(compute_s, memory_s, gap_s, compute_sm, 0.0, 0.5, memory_bw, 0.0, 0.0, 0.0, 1, 0, gap_sm)
     return Job(cost, cost.seconds, 0.0)
 
 
@@ -151,10 +151,21 @@ def test_steps_that_leave_room_for_each_other_overlap_fully():
     assert finish_times(SideBySide(), {"a": third, "b": third, "c": third}) == pytest.approx(dict.fromkeys("abc", 1.0))
 
 
-def test_gaps_are_filled_by_the_other_engine():
+def test_tails_are_filled_by_the_other_engine_s_work_and_not_by_its_tails():
+    work, tails = step(compute_s=1.0), step(gap_s=1.0)
+    assert finish_times(SideBySide(), {"a": work, "b": tails}) == pytest.approx({"a": 1.0, "b": 1.0})
+    assert finish_times(SideBySide(), {"a": tails, "b": tails}) == pytest.approx({"a": 2.0, "b": 2.0})
     job = step(compute_s=0.5, gap_s=0.5)
-    # Both compute at once in a quarter of the time, and are then slowed by two: 1 + 1/4.
-    assert finish_times(SideBySide(), {"a": job, "b": job}) == pytest.approx({"a": 1.25, "b": 1.25})
+    # Both compute at once in a quarter of the time and are in their tails in another, and are then slowed by two.
+    assert finish_times(SideBySide(), {"a": job, "b": job}) == pytest.approx({"a": 1.5, "b": 1.5})
+
+
+def test_blocks_that_begin_and_end_hold_sms_too():
+    wide = step(gap_s=1.0, gap_sm=0.5)
+    # One computes on all SMs while the other's blocks hold half of them: both are slowed by a half.
+    assert finish_times(SideBySide(), {"a": step(compute_s=1.0), "b": wide}) == pytest.approx({"a": 1.5, "b": 1.5})
+    cost = StepCosts(load_model("Qwen2.5-0.5B"), H200).exact(Batch(64, 64 * 128))
+    assert cost.gap_sm == value("tail_sm") and cost.sm_seconds > cost.gap_s * cost.gap_sm
 
 
 def test_a_shorter_step_leaves_the_gpu_to_the_longer_one():
@@ -167,7 +178,7 @@ def test_side_by_side_never_exceeds_the_roofline(engines):
     jobs = [step(compute_s=0.4 + 0.1 * i, memory_s=0.5, gap_s=0.2, compute_sm=0.9) for i in range(engines)]
     held = [phases(job, job.seconds) for job in jobs]
     slow = slowdown(held)
-    for resource in (1, 2):
+    for resource in (1, 2, 3):
         asked = sum(phase[0] * phase[resource] for job in held for phase in job)
         assert asked / slow <= 1.0 + 1e-12
     assert slow >= 1.0
@@ -175,7 +186,7 @@ def test_side_by_side_never_exceeds_the_roofline(engines):
 
 def test_three_engines_agree_with_two_where_the_third_does_nothing():
     pair = [phases(step(compute_s=0.6, memory_s=0.3, gap_s=0.1), 1.0)] * 2
-    idle = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    idle = ((0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0))
     assert slowdown([*pair, idle]) == pytest.approx(slowdown(pair))
 
 

@@ -9,7 +9,9 @@ import polars as pl
 import pytest
 
 from orchestrator.gpus import KINDS
+from orchestrator.simulated.engine import Job
 from orchestrator.simulated.kernels import StepCosts
+from orchestrator.simulated.sharing import phases, slowdown
 from orchestrator.store import ResultStore
 from workloads.architecture import Batch
 from workloads.catalogue import load_model
@@ -106,3 +108,29 @@ def test_steps_of_single_engines_take_the_time_that_the_model_says(steps: pl.Dat
     assert {name: len(each) >= 5 for name, each in logs.items()} == dict.fromkeys(logs, True)
     for name, each in logs.items():
         assert abs(np.mean(each)) < 0.04 and np.abs(each).max() < 0.1, (name, np.round(each, 3))
+
+
+def test_replayed_decodes_of_two_engines_under_mps_slow_each_other_as_the_model_says() -> None:
+    """Nobody launches anything here: what they lose, they lose to one another on the GPU."""
+    store, sweep = ResultStore.open(str(REFERENCE / "h200"), create=False), "ablation-decode-replay"
+    own = (
+        store.read("trials", sweep).filter(arm="mps2", outcome="ok").select(*IDS[:2], "model", context="prompt_tokens")
+    )
+    facts = store.read("samples", sweep).filter(source="engine0.step").pivot(on="metric", index=IDS, values="value")
+    seen = (
+        store.read("windows", sweep).filter("certified").drop("prompt_tokens").join(own, on=IDS[:2]).join(facts, on=IDS)
+    )
+    step_s = (2 * pl.col("duration_s") / pl.col("steps")).alias("step_s")  # both engines' steps are counted
+    means = seen.select("model", "context", "sequences", step_s).group_by("model", "context").mean()
+    logs: dict[str, list[float]] = {"as it is": [], "tails at once": []}
+    for row in means.iter_rows(named=True):
+        count = round(row["sequences"])
+        cost = StepCosts(load_model(row["model"]), H200).exact(Batch(count, count * (row["context"] + 1)))
+        held = phases(Job(cost, cost.seconds, 0.0), cost.seconds)
+        free = tuple((*phase[:3], 0.0) for phase in held)
+        for name, one in (("as it is", held), ("tails at once", free)):
+            logs[name].append(float(np.log(cost.seconds * slowdown([one, one]) / row["step_s"])))
+    assert means.height >= 15
+    assert abs(np.mean(logs["as it is"])) < 0.1 and np.abs(logs["as it is"]).max() < 0.2, np.round(logs["as it is"], 3)
+    # If kernels of two engines could begin and end at once, they would be far faster than they were.
+    assert np.mean(logs["tails at once"]) < -0.2, np.round(logs["tails at once"], 3)

@@ -67,6 +67,9 @@ CONSTANTS: dict[str, Constant] = {
         5e-6,
         "ramp, drain and gap of a kernel within a CUDA graph: measured steps of single engines, replayed on H200s",
     ),
+    "tail_sm": Constant(
+        0.48, "of SMs", 0.33, 0.61, "measured likewise: SM activity of replayed decodes beyond what their blocks work"
+    ),
     # launches
     "eager_launch": Constant(
         5.1e-5,

@@ -1,9 +1,9 @@
 """GPU time of one engine step, from the arithmetic of its model: a roofline for each layer type.
 
 A layer type is bound by compute or by memory. Its kernels fill as many SMs as they have thread blocks, in whole waves;
-each launch adds a fixed tail in which the GPU does nothing. A step is then three phases, compute-bound, memory-bound
-and gaps, each with the share of the SMs and of the memory's bandwidth that it holds while it runs: all that the
-sharing of a GPU needs to know.
+each launch adds a fixed tail in which blocks begin and end, and nothing is computed or moved. A step is then three
+phases, compute-bound, memory-bound and tails, each with the share of the SMs and of the memory's bandwidth that it
+holds while it runs: all that the sharing of a GPU needs to know.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class StepCost(NamedTuple):
     """One step alone on the GPU at full clock.
 
     compute_s, memory_s, gap_s: seconds of the three phases; *_sm, *_bw: the mean share of the GPU's SMs and of its
-    achievable bandwidth held in the phase; sm_seconds: SM activity, as the counter would see it; launches: kernels.
+    achievable bandwidth held in the phase, tails holding none of the latter; sm_seconds: SM activity, as the counter
+    would see it; launches: kernels.
     """
 
     compute_s: float
@@ -41,6 +42,7 @@ class StepCost(NamedTuple):
     dram_bytes: float
     launches: int
     attention_launches: int
+    gap_sm: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -93,6 +95,7 @@ class StepCosts:
         self._sms_to_fill_memory = value("sms_to_fill_memory")
         self._splits = int(value("tile_splits"))
         self._tail_s = value("kernel_tail")
+        self._tail_sm = value("tail_sm") * self._usable
 
     def of(
         self,
@@ -147,11 +150,12 @@ class StepCosts:
             total.compute_bw_s / compute_s if compute_s else 0.0,
             total.memory_sm_s / memory_s if memory_s else 0.0,
             total.memory_bw_s / memory_s if memory_s else 0.0,
-            total.sm_seconds,
+            total.sm_seconds + total.launches * self._tail_s * self._tail_sm,
             total.flops,
             total.dram_bytes,
             total.launches,
             attention.launches,
+            self._tail_sm,
         )
 
     def roofline(self, work: Work) -> Roofline:

@@ -1,8 +1,8 @@
 """How the kernels of several engines share one GPU, in virtual time.
 
-`Alone` is one engine. `SideBySide` is MPS: the steps of all engines progress together and contend for SMs and memory
-bandwidth. `TimeSlices` is the driver without MPS: the kernels of one context at a time, in turns. Each hands back
-the engine of a job that is done.
+`Alone` is one engine. `SideBySide` is MPS: the steps of all engines progress together and contend for SMs, memory
+bandwidth and the dispatch of kernels. `TimeSlices` is the driver without MPS: the kernels of one context at a time, in
+turns. Each hands back the engine of a job that is done.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Protocol
 from orchestrator.simulated.constants import value
 from orchestrator.simulated.engine import INFINITY, Engine, Job
 
-Phase = tuple[float, float, float]  # share of the step's time, of the SMs, of the achievable bandwidth
+# Share of the step's time, and what is held in it: of the SMs, of the achievable bandwidth, of the kernel dispatch.
+Phase = tuple[float, float, float, float]
 
 
 class Sharing(Protocol):
@@ -60,7 +61,9 @@ class SideBySide:
     """Jobs run at once. All are slowed alike, by the mean over the phases that can meet of what is asked for.
 
     Phases of different engines meet at random: kernels last microseconds, steps milliseconds. Where the sum of SM or
-    bandwidth shares is above one, all wait in proportion. So the GPU never does more than its roofline allows.
+    bandwidth shares is above one, all wait in proportion. So the GPU never does more than its roofline allows. The end
+    of one kernel and the beginning of the next are dealt with one at a time on the whole GPU: small kernels of two
+    processes come no faster than those of one (docs/simulation.md says from which measurements).
     """
 
     def __init__(self) -> None:
@@ -165,18 +168,19 @@ _end = itemgetter(0)
 
 
 def phases(job: Job, seconds: float) -> tuple[Phase, ...]:
-    """The phases of a job that takes `seconds` alone in which it holds anything; the rest of its time are gaps."""
+    """The phases of a job that takes `seconds` alone; for the rest launches are waited for, and nothing is held."""
     cost = job.cost
     alone_s = cost.compute_s + cost.memory_s + cost.gap_s
     scale = job.seconds / (alone_s * seconds) if seconds > 0 else 0.0
     return (
-        (cost.compute_s * scale, cost.compute_sm, cost.compute_bw),
-        (cost.memory_s * scale, cost.memory_sm, cost.memory_bw),
+        (cost.compute_s * scale, cost.compute_sm, cost.compute_bw, 0.0),
+        (cost.memory_s * scale, cost.memory_sm, cost.memory_bw, 0.0),
+        (cost.gap_s * scale, cost.gap_sm, 0.0, 1.0),
     )
 
 
 def slowdown(jobs: Sequence[tuple[Phase, ...]]) -> float:
-    """Mean over independent phases of max(1, SM shares asked for, bandwidth shares asked for); 1 for one job.
+    """Mean over independent phases of max(1, what is asked for of SMs, bandwidth and dispatch); 1 for one job.
 
     At least max(1, sum of the jobs' mean SM shares, sum of their mean bandwidth shares), by Jensen's inequality.
     """
@@ -185,22 +189,21 @@ def slowdown(jobs: Sequence[tuple[Phase, ...]]) -> float:
     if len(jobs) == 2:
         extra = 0.0
         other = jobs[1]
-        for weight_a, sm_a, bw_a in jobs[0]:
-            for weight_b, sm_b, bw_b in other:
-                sm, bw = sm_a + sm_b, bw_a + bw_b
-                asked = sm if sm > bw else bw
+        for weight_a, sm_a, bw_a, dispatch_a in jobs[0]:
+            for weight_b, sm_b, bw_b, dispatch_b in other:
+                asked = max(sm_a + sm_b, bw_a + bw_b, dispatch_a + dispatch_b)
                 if asked > 1.0:
                     extra += weight_a * weight_b * (asked - 1.0)
         return 1.0 + extra
-    return _mean_asked(jobs, 0, 0.0, 0.0)
+    return _mean_asked(jobs, 0, 0.0, 0.0, 0.0)
 
 
-def _mean_asked(jobs: Sequence[tuple[Phase, ...]], first: int, sm: float, bw: float) -> float:
+def _mean_asked(jobs: Sequence[tuple[Phase, ...]], first: int, sm: float, bw: float, dispatch: float) -> float:
     if first == len(jobs):
-        return max(1.0, sm, bw)
-    gaps = 1.0 - sum(phase[0] for phase in jobs[first])
-    mean = gaps * _mean_asked(jobs, first + 1, sm, bw) if gaps > 1e-12 else 0.0
-    for weight, more_sm, more_bw in jobs[first]:
+        return max(1.0, sm, bw, dispatch)
+    rest = 1.0 - sum(phase[0] for phase in jobs[first])
+    mean = rest * _mean_asked(jobs, first + 1, sm, bw, dispatch) if rest > 1e-12 else 0.0
+    for weight, more_sm, more_bw, more_dispatch in jobs[first]:
         if weight > 0:
-            mean += weight * _mean_asked(jobs, first + 1, sm + more_sm, bw + more_bw)
+            mean += weight * _mean_asked(jobs, first + 1, sm + more_sm, bw + more_bw, dispatch + more_dispatch)
     return mean
