@@ -37,6 +37,7 @@ from dashboards.findings_prose import (
     OPTIONS_NOTE,
     PART_NOTE,
     POWER_NOTE,
+    REGION_NOTE,
     RESIDENCY_NOTE,
     RESOURCE_NOTE,
     SETTINGS_NOTE,
@@ -64,6 +65,7 @@ from dashboards.landscape_tables import SWEEPS as LANDSCAPES
 from dashboards.landscape_tables import landscape_table
 from dashboards.law_chapters import power_law_part, step_chapters
 from dashboards.options import options_table
+from dashboards.regions import regions, regions_table
 from dashboards.repeat_tables import (
     again_table,
     false_alarms,
@@ -83,7 +85,7 @@ from orchestrator.store import ResultStore
 
 # Their windows have tables of their own; means over the contexts of a landscape would say nothing.
 OWN_TABLES = {*LANDSCAPES, *ABLATIONS.values(), *STAGES, SUSTAINED}
-# Their baseline is one engine with graphs up to 1,024 tokens; that of `capture-size` has them up to 512.
+# Their baselines are engines with settings of their own, which the page names; that of `capture-size` is given up.
 OPTION_SWEEPS = ("smoke-gpu", "controls", *STAGES, *LANDSCAPES)
 REFERENCE_CELL = {
     "model": "Qwen/Qwen2.5-1.5B", "kind": "prefill", "prompt_tokens": 512, "output_tokens": 1, "concurrency": 128,
@@ -124,6 +126,8 @@ def page(
             "\nOf the time for which the GPU was held, by the host's own account:\n",
             time_spent(store),
             "\n## Before you reach for MPS\n",
+            REGION_NOTE,
+            regions_table(regions(verdicts, trials, rows, OPTION_SWEEPS)),
             OPTIONS_NOTE,
             options_table(verdicts, OPTION_SWEEPS),
             "\n## Verdicts\n",

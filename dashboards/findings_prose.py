@@ -11,12 +11,27 @@ alone on one core, frontend and clients on another, and weights are dummies, whi
 What was run:
 """
 
-OPTIONS_NOTE = """What a second engine gives, beside what settings of one engine give in the same cell, the largest
-first. Each option is over one pinned engine with CUDA graphs up to 1,024 tokens, or that engine over one without it; in
-`tune-graphs` over one with graphs up to 8,192 tokens, launched in pieces, and in `scaling-landscape` over one that has
-every step in one graph: there the second engine comes on top of the best setting.
-Where EngineCore bounds the one engine, whatever takes work off the host helps, and much of it costs nothing; where the
-power limit binds, nothing here helps much. One boot decides nothing: read it as where to look.
+REGION_NOTE = """In short, from the table below; one boot decides nothing, so read its figures as where to look:
+
+1. Give every step of the one engine one CUDA graph: `cudagraph_mode: FULL`, captured up to the largest step, in sizes
+   with little padding. It helps whatever bounds the engine, and costs seconds of its boot. (The attention backend must
+   allow it; FlashAttention 3 does.)
+2. Then see what bounds it: `bound_by` of its windows.
+3. EngineCore bounds it: a second engine helps in most cells, and most of that comes from the second process, not from
+   MPS.
+4. EngineCore and GPU wait for each other in turn, or the power limit binds: a second engine gives next to nothing or
+   loses, and without MPS it loses more. Keep one.
+5. Two engines are there anyway, for two models or tenants: under MPS rather than in time slices.
+6. Asynchronous scheduling is vLLM's default: leave it on. Pinning makes engines comparable and no faster here.
+
+What each option gave over an engine without it, by what bounds that engine:
+"""
+
+OPTIONS_NOTE = """
+The same cell by cell, the largest first, where settings of one engine were measured. Each option is over one pinned
+engine with CUDA graphs up to 1,024 tokens, or that engine over one without it; in `tune-graphs` over one with graphs up
+to 8,192 tokens, launched in pieces, and in `scaling-landscape` over one that has every step in one graph: there the
+second engine comes on top of the best setting.
 """
 
 VERDICT_NOTE = """The ratio is of throughput, at equal total concurrency, as a geometric mean over boots. Three sets of

@@ -49,7 +49,7 @@ def options_table(verdicts: pl.DataFrame, sweeps: Sequence[str]) -> str:
     """Cells in which a setting of one engine and something else were measured. verdicts: throughput rows of
     `verdicts.judge`."""
     own = verdicts.filter(pl.col("sweep").is_in(sweeps), metric="throughput", backend="vllm").drop_nulls("ratio")
-    found = pl.concat([_rows(own, option) for option in OPTIONS])
+    found = pl.concat([option_rows(own, option) for option in OPTIONS])
     of_one_engine = ~pl.col("option").is_in([option.words for option in SECOND_ENGINE])
     several = found.filter((pl.col("option").n_unique().over(KEY) > 1) & of_one_engine.any().over(KEY))
     order = [cells.by_size(several["model"]), *KEY[1:], "ratio", "sweep"]
@@ -65,7 +65,8 @@ def options_table(verdicts: pl.DataFrame, sweeps: Sequence[str]) -> str:
     return table(HEAD, rows)
 
 
-def _rows(verdicts: pl.DataFrame, option: Option) -> pl.DataFrame:
+def option_rows(verdicts: pl.DataFrame, option: Option) -> pl.DataFrame:
+    """Verdict rows of one option, turned over where it was measured by taking it away, and its `option` in words."""
     rows = verdicts.filter(arm=option.arm, baseline=option.baseline).select(
         "sweep", *KEY, "ratio", "ci_low", "ci_high", "verdict", "boots", option=pl.lit(option.words)
     )

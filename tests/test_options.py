@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import polars as pl
+import pytest
 
 from dashboards.options import options_table
+from dashboards.regions import regions, regions_table
 from dashboards.tuning import choose, chosen, tuning_table
 from orchestrator.records import TRIALS, WINDOWS
 
@@ -99,3 +101,48 @@ def test_settings_of_an_empty_store_have_no_rows() -> None:
     nothing = [pl.DataFrame(schema=dict(table)) for table in (TRIALS, WINDOWS)]
     empty = frame(row("graphs-8192", "capture-1024", 1.5)).clear()
     assert lines(tuning_table(empty, *nothing, STAGE)) == []
+
+
+def test_options_are_grouped_by_what_bounds_the_engine_that_lacks_them() -> None:
+    cells = {128: "engine_core", 256: "engine_core", 1024: "power"}
+    trials = [
+        {"trial_id": f"{arm}{context}", "attempt_id": "a", "sweep": STAGE, "model": SMALL, "kind": "mixed",
+         "prompt_tokens": context, "output_tokens": 128, "concurrency": 64, "arm": arm, "outcome": "ok",
+         "backend": "vllm"}
+        for context in cells for arm in ("single", "mps2", "capture-1024", "synchronous")
+    ]  # fmt: skip
+    slow = {"synchronous": "gpu_compute", "mps2": "gpu_memory"}  # of these only `synchronous` lacks an option
+    windows = [
+        {"trial_id": trial["trial_id"], "attempt_id": "a", "certified": certified,
+         "bound_by": slow.get(trial["arm"], cells[trial["prompt_tokens"]]) if certified else "kv"}
+        for trial in trials for certified in (True, False)
+    ]  # fmt: skip
+    found = regions(
+        frame(
+            row("mps2", "single", 1.6, boots=1),
+            row("mps2", "single", 0.9, prompt_tokens=256),
+            row("mps2", "single", 0.8, prompt_tokens=1024),
+            row("synchronous", "capture-1024", 0.5, prompt_tokens=1024),
+            row("mps2", "single", 9.9, sweep="another"),
+        ),
+        pl.DataFrame(trials),
+        pl.DataFrame(windows),
+        [STAGE],
+    )
+    under_mps = {"option": "a second engine under MPS"}
+    assert found.drop("mean").to_dicts() == [
+        {"region": "engine_core", **under_mps, "low": 0.9, "high": 1.6, "cells": 2, "fewest": 1, "most": 3},
+        {
+            "region": "gpu_compute",
+            "option": "async scheduling",
+            "low": 2.0,
+            "high": 2.0,
+            "cells": 1,
+            "fewest": 3,
+            "most": 3,
+        },
+        {"region": "power", **under_mps, "low": 0.8, "high": 0.8, "cells": 1, "fewest": 3, "most": 3},
+    ]
+    assert found["mean"].to_list() == pytest.approx([1.2, 2.0, 0.8])
+    first = lines(regions_table(found))[0]
+    assert first == ["EngineCore bounds it", "a second engine under MPS", "1.20", "0.90 to 1.60", "2", "1 to 3"]
