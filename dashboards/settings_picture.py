@@ -66,10 +66,12 @@ def settings_picture(rows: pl.DataFrame) -> str:
 
 def _head(rows: pl.DataFrame, settings: Sequence[str]) -> list[str]:
     boots = [rows.filter(order=order)["boots"] for order in sorted(set(rows["order"]))]
-    told = " and ".join(" to ".join(dict.fromkeys((str(own.min()), str(own.max())))) for own in boots)
+    before, after = (" to ".join(dict.fromkeys((str(own.min()), str(own.max())))) for own in boots)
     parts = [
         text_at(MARGIN, 38, "Throughput over that of one engine before tuning", "", 20, weight=700),
-        text_at(MARGIN, 60, f"means of {told} boots a cell; grey: before, coloured: after", "muted", 13),
+        text_at(
+            MARGIN, 60, f"grey: before tuning, means of {before} boots a cell; coloured: after, of {after}", "muted", 13
+        ),
     ]
     for place, (words, which, _, colour, dashes) in enumerate(LINES):
         x, y = MARGIN + 450 * (place % 2), 80 + 18 * (place // 2)
